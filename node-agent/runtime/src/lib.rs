@@ -1,0 +1,35 @@
+//! Runs containers: images, pod sandboxes, cgroups, OCI bundles, the container shim, logs and exec.
+//!
+//! The API is blocking and knows no async runtime; an async caller wraps it (`spawn_blocking`) and learns of exits
+//! through one channel, [`Runtime::events`]. Containers are run by libcontainer in one small process each, the shim,
+//! because libcontainer clones its caller and must never do that inside a multi-threaded process.
+//!
+//! Invariants:
+//! - Containers outlive the process that opened the [`Runtime`]: everything needed to find them again lies in the state
+//!   directory, and [`Runtime::open`] finds it.
+//! - Every operation may be repeated: creating what exists returns it, removing what is gone succeeds.
+//! - After `remove_container` and `remove_sandbox` nothing is left: no process, mount, cgroup, namespace or file but the
+//!   log files, which go with the sandbox.
+//!
+//! Left out on purpose: pulling from registries, a shared process namespace, user namespaces. Asking for one of them is
+//! an [`Error::NotSupported`] that names the field.
+
+pub mod bundle;
+pub mod cgroup;
+mod container;
+mod error;
+pub mod images;
+pub mod logs;
+mod runtime;
+pub mod sandbox;
+pub mod shim;
+
+pub use container::{
+    ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit, ExitReason,
+    HugePages, Mount, Propagation, Resources, Seccomp, Security,
+};
+pub use error::{Error, Result};
+pub use images::{Image, ImageStore, PullPolicy};
+pub use runtime::{Config, Runtime};
+pub use sandbox::{Sandbox, SandboxSpec};
+pub use shim::exec::{ExecSpec, ExecStdio};
