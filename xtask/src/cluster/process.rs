@@ -1,0 +1,57 @@
+//! Starting the cluster's processes: in their namespace and cgroup, in a session of their own, with a log file.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::cgroups;
+use super::layout::Layout;
+use super::namespaces::{Namespace, enter};
+
+/// A command that runs in a node's (or the hub's, or the client's) namespace and cgroup, as a process of that
+/// machine would: the node's cgroup programs see its sockets.
+pub fn command_in(layout: &Layout, machine: &str, program: &Path) -> Result<Command> {
+    let mut command = Command::new(program);
+    let cgroup = cgroups::hierarchies()?.unified.join(layout.cgroup_of(machine)).join("processes");
+    fs::create_dir_all(&cgroup).with_context(|| format!("create the cgroup {}", cgroup.display()))?;
+    let procs = File::options().write(true).open(cgroup.join("cgroup.procs"))?;
+    enter(&mut command, &Namespace::named(layout.namespace_of(machine)).path())?;
+    // SAFETY: a write to an open descriptor is async-signal-safe; "0" means the writer itself.
+    unsafe {
+        command.pre_exec(move || (&procs).write_all(b"0"));
+    }
+    Ok(command)
+}
+
+/// Starts it detached from this terminal, its output in the log; `listener` becomes descriptor 3.
+pub(super) fn start(layout: &Layout, name: &str, mut command: Command, listener: Option<TcpListener>) -> Result<Child> {
+    let path = layout.log_of(name);
+    let log = File::options().create(true).append(true).open(&path).with_context(|| format!("open {}", path.display()))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // SAFETY: setsid and dup2 are async-signal-safe. dup2 clears close-on-exec on the copy.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            if let Some(listener) = &listener
+                && nix::libc::dup2(listener.as_raw_fd(), 3) < 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    command.spawn().with_context(|| format!("start {name}: {command:?}"))
+}
+
+/// The last lines of a process's log, for the error that says it died.
+pub(super) fn tail(layout: &Layout, name: &str) -> String {
+    let text = fs::read_to_string(layout.log_of(name)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
