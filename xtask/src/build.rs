@@ -41,7 +41,8 @@ pub fn ebpf() -> Result<()> {
         .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\x1f-Clink-arg=--btf");
     step("building the eBPF programs (target/bpf)", &mut command)?;
     let object = ebpf_object();
-    let size = std::fs::metadata(&object).with_context(|| format!("the build left no {}", object.display()))?.len();
+    let size =
+        std::fs::metadata(&object).with_context(|| format!("the build left no {}", object.display()))?.len();
     println!("    {} ({} KiB)", object.display(), size / 1024);
     Ok(())
 }

@@ -21,7 +21,15 @@ pub fn run() -> Result<()> {
     step("checking the format", cargo().args(["fmt", "--all", "--check"]))?;
     step(
         "linting",
-        cargo()
-            .args(["clippy", "--workspace", "--exclude", "weir-ebpf", "--all-targets", "--", "--deny", "warnings"]),
+        cargo().args([
+            "clippy",
+            "--workspace",
+            "--exclude",
+            "weir-ebpf",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]),
     )
 }

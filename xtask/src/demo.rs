@@ -45,16 +45,27 @@ pub fn run(requests: &Requests) -> Result<ExitCode> {
     cluster::up(&layout)?;
     deploy(&layout)?;
     let service = get(&layout, "service/echo")?;
-    let cluster_ip = service["spec"]["clusterIP"].as_str().context("the service has no clusterIP")?.to_owned();
-    let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().context("the service has no nodePort")?;
+    let cluster_ip =
+        service["spec"]["clusterIP"].as_str().context("the service has no clusterIP")?.to_owned();
+    let node_port =
+        service["spec"]["ports"][0]["nodePort"].as_u64().context("the service has no nodePort")?;
 
     let count = requests.requests.to_string();
     let mut tallies = Vec::new();
     let by_cluster_ip = format!("{cluster_ip}:80");
-    tallies.push((format!("ClusterIP {by_cluster_ip} from a pod"), from_a_pod(&layout, &by_cluster_ip, &count)?));
-    tallies.push((format!("ClusterIP {by_cluster_ip} from node-1"), from_machine(&layout, "node-1", &by_cluster_ip, &count)?));
+    tallies.push((
+        format!("ClusterIP {by_cluster_ip} from a pod"),
+        from_a_pod(&layout, &by_cluster_ip, &count)?,
+    ));
+    tallies.push((
+        format!("ClusterIP {by_cluster_ip} from node-1"),
+        from_machine(&layout, "node-1", &by_cluster_ip, &count)?,
+    ));
     let by_node_port = format!("{}:{node_port}", layout.address_of("node-1"));
-    tallies.push((format!("NodePort {by_node_port} from outside"), from_machine(&layout, "client", &by_node_port, &count)?));
+    tallies.push((
+        format!("NodePort {by_node_port} from outside"),
+        from_machine(&layout, "client", &by_node_port, &count)?,
+    ));
 
     let failed = report(&tallies);
     println!("\n==> the eBPF map entries that did it (read from the kernel, node by node)");
@@ -98,8 +109,11 @@ fn deploy(layout: &Layout) -> Result<()> {
 /// Every node has acknowledged a revision in which the service's newest EndpointSlice is in its kernel maps.
 fn dataplanes_hold_the_slices(layout: &Layout) -> Result<Result<(), String>> {
     let slices = get(layout, "endpointslices")?;
-    let revision = |object: &Value| object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse::<i64>().ok());
-    let newest = slices["items"].as_array().into_iter().flatten().filter_map(revision).max().unwrap_or_default();
+    let revision = |object: &Value| {
+        object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse::<i64>().ok())
+    };
+    let newest =
+        slices["items"].as_array().into_iter().flatten().filter_map(revision).max().unwrap_or_default();
     let nodes = get(layout, "dataplanenodes")?;
     let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
     let behind: Vec<String> = nodes
@@ -129,7 +143,11 @@ fn from_a_pod(layout: &Layout, target: &str, count: &str) -> Result<Tally> {
     output(&mut weir(layout, &["delete", "pod", "echo-client", "--ignore-not-found"]))?;
     wait("the end of an earlier pod echo-client", || {
         let gone = output(&mut weir(layout, &["get", "pods", "-o", "name"]))?;
-        Ok(if gone.lines().any(|name| name == "pod/echo-client") { Err("still there".to_owned()) } else { Ok(()) })
+        Ok(if gone.lines().any(|name| name == "pod/echo-client") {
+            Err("still there".to_owned())
+        } else {
+            Ok(())
+        })
     })?;
     output(&mut weir(layout, &["apply", "-f", file.to_str().context("the path is not UTF-8")?]))?;
     wait("pod echo-client", || {
@@ -154,7 +172,8 @@ fn from_machine(layout: &Layout, machine: &str, target: &str, count: &str) -> Re
 }
 
 fn parse(text: &str) -> Result<Tally> {
-    let line = text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no tally in {text:?}"))?;
+    let line =
+        text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("no tally in {text:?}"))?;
     serde_json::from_str(line).with_context(|| format!("read the tally {line}"))
 }
 

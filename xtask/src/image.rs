@@ -35,7 +35,8 @@ pub fn write(directory: &Path, reference: &str, program: &Path) -> Result<()> {
         "config": config,
         "layers": [layer],
     });
-    let mut manifest = blob(directory, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
+    let mut manifest =
+        blob(directory, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": reference });
     manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });

@@ -30,7 +30,9 @@ impl Request {
     pub(crate) fn parse(flags: &[String]) -> Result<Self, String> {
         let target: String = parse(flags, "--target", String::new())?;
         Ok(Self {
-            target: target.parse().map_err(|_| format!("--target {target:?}: want ADDRESS:PORT\n{}", crate::USAGE))?,
+            target: target
+                .parse()
+                .map_err(|_| format!("--target {target:?}: want ADDRESS:PORT\n{}", crate::USAGE))?,
             count: parse(flags, "--count", 1000)?,
             concurrency: parse(flags, "--concurrency", 4_u64)?.clamp(1, 64),
             timeout: Duration::from_millis(parse(flags, "--timeout-ms", 5000)?),

@@ -8,7 +8,8 @@ use std::time::Duration;
 /// Serves until killed. Each connection gets a thread; an idle one is closed after ten seconds.
 pub(crate) fn run(port: u16) -> Result<ExitCode, String> {
     let who = identity();
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on {port}/tcp: {error}"))?;
+    let listener =
+        TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on {port}/tcp: {error}"))?;
     let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("listen on {port}/udp: {error}"))?;
     println!("serving {who} on {port}/tcp and {port}/udp");
     let udp_who = who.clone();

@@ -63,7 +63,8 @@ pub(super) fn remove(cluster: &str) -> Result<usize> {
     let mut removed = 0;
     for hierarchy in hierarchies()?.all {
         for directory in deepest_first(&hierarchy.join(cluster)) {
-            fs::remove_dir(&directory).with_context(|| format!("remove the cgroup {}", directory.display()))?;
+            fs::remove_dir(&directory)
+                .with_context(|| format!("remove the cgroup {}", directory.display()))?;
             removed += 1;
         }
     }

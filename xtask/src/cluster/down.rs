@@ -32,7 +32,11 @@ pub fn down(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     println!("removed {} processes", removed.processes);
-    println!("removed {} mounts{}", removed.mounts, if removed.bpffs { ", and the bpf file system's" } else { "" });
+    println!(
+        "removed {} mounts{}",
+        removed.mounts,
+        if removed.bpffs { ", and the bpf file system's" } else { "" }
+    );
     println!("removed {} pinned eBPF objects", removed.pins);
     println!("removed {} network namespaces, and their links with them", removed.namespaces);
     println!("removed {} cgroups", removed.cgroups);
@@ -55,7 +59,8 @@ pub fn remove(layout: &Layout) -> Result<Removed> {
         removed.bpffs = mounts::release_bpffs()?;
     }
     if layout.directory.exists() {
-        fs::remove_dir_all(&layout.directory).with_context(|| format!("remove {}", layout.directory.display()))?;
+        fs::remove_dir_all(&layout.directory)
+            .with_context(|| format!("remove {}", layout.directory.display()))?;
         removed.files = true;
     }
     Ok(removed)

@@ -23,4 +23,4 @@ pub use down::{Removed, down, remove};
 pub use layout::{Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::command_in;
-pub use up::{up, weir};
+pub use up::{restart_agent, up, weir};

@@ -42,7 +42,9 @@ pub(super) fn ensure_bpffs() -> Result<bool> {
 
 pub(super) fn is_bpffs() -> Result<bool> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS) && line.split(' ').nth(2) == Some("bpf")))
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(BPFFS) && line.split(' ').nth(2) == Some("bpf")))
 }
 
 /// Unmounts what `ensure_bpffs` mounted, unless somebody else has pinned something there since.

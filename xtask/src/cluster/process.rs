@@ -30,9 +30,18 @@ pub fn command_in(layout: &Layout, machine: &str, program: &Path) -> Result<Comm
 }
 
 /// Starts it detached from this terminal, its output in the log; `listener` becomes descriptor 3.
-pub(super) fn start(layout: &Layout, name: &str, mut command: Command, listener: Option<TcpListener>) -> Result<Child> {
+pub(super) fn start(
+    layout: &Layout,
+    name: &str,
+    mut command: Command,
+    listener: Option<TcpListener>,
+) -> Result<Child> {
     let path = layout.log_of(name);
-    let log = File::options().create(true).append(true).open(&path).with_context(|| format!("open {}", path.display()))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // SAFETY: setsid and dup2 are async-signal-safe. dup2 clears close-on-exec on the copy.
     unsafe {

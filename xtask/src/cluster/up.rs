@@ -89,8 +89,18 @@ fn start_etcd(layout: &Layout) -> Result<()> {
     command
         .arg("--data-dir")
         .arg(&data)
-        .args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"])
-        .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"])
+        .args([
+            "--listen-client-urls",
+            "http://127.0.0.1:2379",
+            "--advertise-client-urls",
+            "http://127.0.0.1:2379",
+        ])
+        .args([
+            "--listen-peer-urls",
+            "http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls",
+            "http://127.0.0.1:2380",
+        ])
         .args(["--initial-cluster", "default=http://127.0.0.1:2380"]);
     let mut child = start(layout, "etcd", command, None)?;
     wait(layout, "etcd", "etcd", &mut child, |layout| {
@@ -109,7 +119,9 @@ fn start_control(layout: &Layout) -> Result<Child> {
     let advertised = format!("https://{}", listener.local_addr()?);
     let mut command = command_in(layout, "hub", Path::new("/bin/sh"))?;
     // The protocol wants the process's own id in its environment.
-    command.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(build::binaries().join("weir-control"));
+    command
+        .args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""])
+        .arg(build::binaries().join("weir-control"));
     command.arg("--data-dir").arg(layout.control_directory());
     command.args(["--listen", &format!("{HUB_ADDRESS}:{API_PORT}"), "--advertise", &advertised]);
     command.arg("--kubeconfig").arg(layout.kubeconfig());
@@ -135,6 +147,15 @@ fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     command.arg("--image-source").arg(layout.images().join("echo"));
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
     start(layout, &format!("agent-{node}"), command, None)
+}
+
+/// Starts a node's agent again after its death, and waits until it reports.
+pub fn restart_agent(layout: &Layout, node: &str) -> Result<()> {
+    let mut agent = start_agent(layout, node)?;
+    wait(layout, "the node", &format!("agent-{node}"), &mut agent, |layout| match ready_nodes(layout)? {
+        0 => bail!("no node is ready"),
+        _ => Ok(()),
+    })
 }
 
 /// `weir` against this cluster.

@@ -40,8 +40,10 @@ pub(super) const NEEDS: &[Need] = &[
         purpose: Purpose::Build,
         remedy: Remedy::Packages(&["rustc-web", "rust-web-src", "cargo-web"]),
         probe: || {
-            let version = output(Command::new("/usr/bin/rustc").arg("--version")).map_err(|_| absent("/usr/bin/rustc"))?;
-            let sysroot = output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"])).map_err(|error| error.to_string())?;
+            let version = output(Command::new("/usr/bin/rustc").arg("--version"))
+                .map_err(|_| absent("/usr/bin/rustc"))?;
+            let sysroot = output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))
+                .map_err(|error| error.to_string())?;
             file(&format!("{}/lib/rustlib/src/rust/library/core/src/lib.rs", sysroot.trim()))?;
             Ok(version.trim().to_owned())
         },
@@ -50,7 +52,13 @@ pub(super) const NEEDS: &[Need] = &[
         name: "LLVM's libraries",
         why: "building bpf-linker against the LLVM of that rustc",
         purpose: Purpose::Build,
-        remedy: Remedy::Packages(&["llvm-{llvm}-dev", "libpolly-{llvm}-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev"]),
+        remedy: Remedy::Packages(&[
+            "llvm-{llvm}-dev",
+            "libpolly-{llvm}-dev",
+            "libzstd-dev",
+            "zlib1g-dev",
+            "libxml2-dev",
+        ]),
         probe: || {
             // Only the linker's build needs them.
             if let Ok(linker) = program("bpf-linker") {
@@ -141,7 +149,8 @@ pub(super) fn install(missing: &[&Need]) -> Result<()> {
     let mut versioned = Vec::new();
     for need in missing {
         if let Remedy::Packages(names) = need.remedy {
-            let (late, early): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("{llvm}"));
+            let (late, early): (Vec<&str>, Vec<&str>) =
+                names.iter().partition(|name| name.contains("{llvm}"));
             plain.extend(early.into_iter().map(str::to_owned));
             versioned.extend(late);
         }

@@ -1,0 +1,172 @@
+//! A cluster for one test, made exactly as `cargo xtask up` makes one, and removed when the test ends, however.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use xtask::cluster::{self, Layout, Store};
+
+use crate::wait::until;
+
+/// How long a test waits for what should take a second or two: machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running cluster; dropping it takes it down.
+#[derive(Debug)]
+pub struct Cluster {
+    pub layout: Layout,
+}
+
+/// How often each pod answered.
+#[derive(Debug)]
+pub struct Tally {
+    pub failed: u64,
+    pub error: String,
+    /// (pod, node, answers)
+    pub answers: Vec<(String, String, u64)>,
+}
+
+impl Cluster {
+    /// Brings one up under a name that no other test has.
+    pub fn up(name: &str, nodes: u8, store: Store) -> Result<Self> {
+        let layout = Layout::for_test(&format!("weir-{name}-{}", std::process::id()), nodes, store)?;
+        let cluster = Self { layout };
+        cluster::up(&cluster.layout)?;
+        Ok(cluster)
+    }
+
+    /// Runs `weir`; its standard output where it succeeds, an error with its standard error where not.
+    pub fn weir(&self, arguments: &[&str]) -> Result<String> {
+        xtask::shell::output(&mut cluster::weir(&self.layout, arguments))
+    }
+
+    /// Runs `weir` with `input` on standard input, whatever comes of it.
+    pub fn weir_fed(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        use std::io::Write;
+        use std::process::Stdio;
+        let mut command = cluster::weir(&self.layout, arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        Ok(child.wait_with_output()?)
+    }
+
+    /// Applies a manifest given as text.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let output = self.weir_fed(&["apply", "-f", "-"], manifest)?;
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "weir apply ended with {}: {stdout}{stderr}", output.status);
+        Ok(format!("{stdout}{stderr}"))
+    }
+
+    /// `weir get WHAT -o json`.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let mut arguments = vec!["get"];
+        arguments.extend(what);
+        arguments.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&self.weir(&arguments)?)?)
+    }
+
+    /// Waits until `weir get WHAT` satisfies `holds`, and returns the object.
+    pub fn wait_for(&self, what: &[&str], holds: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(&what.join(" "), PATIENCE, || {
+            let object = self.get(what)?;
+            if holds(&object) { Ok(object) } else { bail!("is {object}") }
+        })
+    }
+
+    /// Waits until a Deployment has all its replicas available and updated, and every node's kernel knows the
+    /// endpoints.
+    pub fn wait_for_rollout(&self, deployment: &str) -> Result<()> {
+        self.wait_for(&["deployment", deployment], |object| {
+            let (spec, status) = (&object["spec"], &object["status"]);
+            status["observedGeneration"] == object["metadata"]["generation"]
+                && ["replicas", "updatedReplicas", "availableReplicas"]
+                    .iter()
+                    .all(|field| status[field] == spec["replicas"])
+        })?;
+        self.wait_for_dataplanes()
+    }
+
+    /// Waits until each node has acknowledged a dataplane revision that covers every EndpointSlice there is now.
+    pub fn wait_for_dataplanes(&self) -> Result<()> {
+        let slices = self.get(&["endpointslices", "-A"])?;
+        let newest = items(&slices)
+            .filter_map(|slice| slice["metadata"]["resourceVersion"].as_str()?.parse::<i64>().ok())
+            .max()
+            .unwrap_or_default();
+        self.wait_for(&["dataplanenodes"], |nodes| {
+            items(nodes).count() == usize::from(self.layout.nodes)
+                && items(nodes).all(|node| node["status"]["revision"].as_i64().unwrap_or_default() >= newest)
+        })?;
+        Ok(())
+    }
+
+    /// A command inside a node ("node-1"), the hub or the client, in its namespace and cgroup.
+    pub fn command_in(&self, machine: &str, program: &std::path::Path) -> Result<Command> {
+        cluster::command_in(&self.layout, machine, program)
+    }
+
+    /// Sends requests from a machine of the cluster and counts the answers.
+    pub fn request_from(&self, machine: &str, target: &str, flags: &[&str]) -> Result<Tally> {
+        let mut command = self.command_in(machine, &xtask::build::echo())?;
+        Tally::of(command.args(["request", "--target", target]).args(flags))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = cluster::remove(&self.layout) {
+            eprintln!("cluster {} was not removed: {error:#}", self.layout.name);
+        }
+    }
+}
+
+impl Tally {
+    /// Runs `echo request …`.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        let output = command.output().with_context(|| format!("run {command:?}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Self::parse(&text)
+            .with_context(|| format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Reads the line that `echo request` printed.
+    pub fn parse(text: &str) -> Result<Self> {
+        let line = text
+            .lines()
+            .rfind(|line| line.starts_with('{'))
+            .with_context(|| format!("no tally in {text:?}"))?;
+        let value: Value = serde_json::from_str(line)?;
+        let answers = value["answers"].as_array().context("no answers")?;
+        let word = |answer: &Value, key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            failed: value["failed"].as_u64().unwrap_or_default(),
+            error: word(&value, "error"),
+            answers: answers
+                .iter()
+                .map(|answer| {
+                    (word(answer, "pod"), word(answer, "node"), answer["count"].as_u64().unwrap_or_default())
+                })
+                .collect(),
+        })
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answers.iter().map(|(_, _, count)| count).sum()
+    }
+
+    /// How many different nodes answered.
+    pub fn nodes(&self) -> usize {
+        self.answers.iter().map(|(_, node, _)| node).collect::<std::collections::BTreeSet<_>>().len()
+    }
+}
+
+/// The objects of a list.
+pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list["items"].as_array().into_iter().flatten()
+}
