@@ -1,0 +1,77 @@
+//! What can go wrong between asking and having the answer.
+
+use weir_proto::status::ApiError;
+
+use crate::config::ConfigError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server understood and said no; reason and causes are Kubernetes'.
+    #[error(transparent)]
+    Api(ApiError),
+    /// The server was not reached, or the connection broke before the answer.
+    #[error("{operation}: cannot reach {server}: {reason}")]
+    Transport {
+        operation: String,
+        server: String,
+        reason: String,
+        /// False where the request certainly never left, so that sending it again cannot do it twice.
+        sent: bool,
+    },
+    #[error("{operation}: no answer from {server} within {seconds} s")]
+    Timeout { operation: String, server: String, seconds: u64 },
+    #[error("{operation}: the answer cannot be decoded: {reason}")]
+    Decode { operation: String, reason: String },
+    #[error("{operation}: the patch cannot be written as JSON: {source}")]
+    Patch { operation: String, source: serde_json::Error },
+    /// A client bound to a leadership ([`crate::Client::fenced`]) that has ended writes no more.
+    #[error("{operation}: not sent, because this instance does not lead any more")]
+    NotLeader { operation: String },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl Error {
+    /// The server's own answer, where it gave one.
+    pub fn api(&self) -> Option<&ApiError> {
+        match self {
+            Error::Api(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn is(&self, reasons: &[&str]) -> bool {
+        self.api().is_some_and(|error| reasons.contains(&error.reason()))
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.is(&["NotFound"])
+    }
+
+    pub fn is_conflict(&self) -> bool {
+        self.is(&["Conflict"])
+    }
+
+    pub fn is_already_exists(&self) -> bool {
+        self.is(&["AlreadyExists"])
+    }
+
+    /// What was asked for is too old; list anew.
+    pub fn is_gone(&self) -> bool {
+        self.is(&["Expired", "Gone"])
+    }
+
+    pub fn is_invalid(&self) -> bool {
+        self.is(&["Invalid", "BadRequest"])
+    }
+
+    pub fn is_forbidden(&self) -> bool {
+        self.is(&["Forbidden"])
+    }
+
+    /// Nothing was wrong with the request: the same may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Transport { .. } | Error::Timeout { .. })
+            || self.is(&["ServiceUnavailable", "TooManyRequests", "Timeout", "ServerTimeout"])
+    }
+}
