@@ -87,6 +87,14 @@ impl Op {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// The lease that the key will belong to.
+    pub fn lease(&self) -> Option<LeaseId> {
+        match self {
+            Self::Put { lease, .. } => *lease,
+            Self::Delete { .. } => None,
+        }
+    }
 }
 
 /// Changes to make together, if the compares hold.

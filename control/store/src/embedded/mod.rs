@@ -24,6 +24,8 @@
 
 mod batch;
 mod disk;
+#[cfg(test)]
+mod faults;
 mod index;
 mod lease;
 mod medium;

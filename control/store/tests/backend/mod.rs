@@ -1,9 +1,13 @@
 //! Stores to test with: the embedded one in a directory of its own, and a real etcd on loopback.
 
+mod etcd;
+
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use weir_store::{Store, embedded};
+
+pub(crate) use etcd::EtcdServer;
 
 /// An embedded store in a directory that vanishes with it.
 pub(crate) struct Embedded {
@@ -20,14 +24,5 @@ impl Embedded {
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
-    }
-}
-pub(crate) struct EtcdServer;
-impl EtcdServer {
-    pub(crate) async fn start() -> Option<Self> {
-        None
-    }
-    pub(crate) async fn store(&self) -> Arc<dyn Store> {
-        unreachable!()
     }
 }

@@ -1,0 +1,86 @@
+//! Between etcd's bytes and our types.
+
+use bytes::Bytes;
+use etcd_client::{Compare, CompareOp, EventType, PutOptions, TxnOp};
+
+use crate::{Error, Event, EventKind, KeyValue, Op, Result, Txn};
+
+/// The range of keys under a prefix, behind `after`: its start, and its end (exclusive).
+pub(super) fn range(prefix: &str, after: Option<&str>) -> (Vec<u8>, Vec<u8>) {
+    let start = match after {
+        // The least key behind it.
+        Some(after) if after >= prefix => [after.as_bytes(), b"\0"].concat(),
+        _ if prefix.is_empty() => b"\0".to_vec(),
+        _ => prefix.as_bytes().to_vec(),
+    };
+    (start, end(prefix))
+}
+
+/// The least key behind all that start with `prefix`; etcd takes a zero byte for "no end".
+fn end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // UTF-8 has no byte 0xff, so adding one never overflows.
+    match end.last_mut() {
+        Some(last) => *last += 1,
+        None => end.push(0),
+    }
+    end
+}
+
+pub(super) fn key_value(kv: etcd_client::KeyValue) -> Result<KeyValue> {
+    let (create_revision, mod_revision, version) = (kv.create_revision(), kv.mod_revision(), kv.version());
+    let (key, value) = kv.into_key_value();
+    let key = String::from_utf8(key)
+        .map_err(|error| Error::ForeignKey { key: String::from_utf8_lossy(error.as_bytes()).into_owned() })?;
+    Ok(KeyValue { key, value: Bytes::from(value), create_revision, mod_revision, version })
+}
+
+/// `None` if etcd sent an event without a key, which it never does.
+pub(super) fn event(event: &etcd_client::Event) -> Result<Option<Event>> {
+    let kind = match event.event_type() {
+        EventType::Put => EventKind::Put,
+        EventType::Delete => EventKind::Delete,
+    };
+    let Some(kv) = event.kv() else { return Ok(None) };
+    let kv = key_value(kv.clone())?;
+    let prev = event.prev_kv().cloned().map(key_value).transpose()?;
+    Ok(Some(Event { kind, kv, prev }))
+}
+
+pub(super) fn txn(txn: &Txn) -> etcd_client::Txn {
+    let compare = |compare: &crate::Compare| {
+        Compare::mod_revision(compare.key.as_str(), CompareOp::Equal, compare.mod_revision)
+    };
+    let operation = |op: &Op| match op {
+        Op::Put { key, value, lease } => {
+            let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+            TxnOp::put(key.as_str(), value.as_ref(), options)
+        }
+        Op::Delete { key } => TxnOp::delete(key.as_str(), None),
+    };
+    let read = |compare: &crate::Compare| TxnOp::get(compare.key.as_str(), None);
+    etcd_client::Txn::new()
+        .when(txn.compares.iter().map(compare).collect::<Vec<_>>())
+        .and_then(txn.ops.iter().map(operation).collect::<Vec<_>>())
+        .or_else(txn.compares.iter().map(read).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_what_starts_with_the_prefix() {
+        let table: [(&str, Option<&str>, &[u8], &[u8]); 5] = [
+            ("/a/", None, b"/a/", b"/a0"),
+            ("/a/", Some("/a/1"), b"/a/1\0", b"/a0"),
+            ("/a/", Some("/"), b"/a/", b"/a0"),
+            ("", None, b"\0", b"\0"),
+            ("", Some("/a"), b"/a\0", b"\0"),
+        ];
+        for (prefix, after, start, end) in table {
+            assert_eq!(range(prefix, after), (start.to_vec(), end.to_vec()), "{prefix} {after:?}");
+        }
+        assert_eq!(range("ü", None).1, [0xc3, 0xbd]);
+    }
+}
