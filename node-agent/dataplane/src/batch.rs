@@ -22,6 +22,15 @@ pub struct ServiceKey {
     pub port_name: String,
 }
 
+impl ServiceKey {
+    /// Reads what `Display` writes.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (namespace, rest) = text.split_once('/')?;
+        let (name, port_name) = rest.split_once(':').unwrap_or((rest, ""));
+        Some(Self { namespace: namespace.to_owned(), name: name.to_owned(), port_name: port_name.to_owned() })
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;

@@ -50,6 +50,13 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { services: 1 << 17, slots: 1 << 20, conntrack: 1 << 19, sockets: 1 << 16, pods: 1 << 10, events: 1 << 18 }
+        Self {
+            services: 1 << 17,
+            slots: 1 << 20,
+            conntrack: 1 << 19,
+            sockets: 1 << 16,
+            pods: 1 << 10,
+            events: 1 << 18,
+        }
     }
 }
