@@ -136,7 +136,8 @@ impl<R: Resource> Api<R> {
         self.update_subresource("status", resource).await
     }
 
-    async fn update_subresource(&self, subresource: &str, resource: &R) -> Result<R> {
+    /// `finalize` of a Namespace, `status` of most kinds.
+    pub async fn update_subresource(&self, subresource: &str, resource: &R) -> Result<R> {
         let meta = resource.meta();
         let object = self.verbs.update(&meta.namespace, &meta.name, subresource, wire(resource)).await?;
         self.decode("update", object)

@@ -46,12 +46,12 @@ impl State {
         kind: &'static Kind,
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a dyn Object> {
-        let of_kind = move |object: &&Box<dyn Object>| {
+        let of_kind = move |object: &&dyn Object| {
             object.kind().kind == kind.kind
                 && object.kind().group == kind.group
                 && (namespace.is_empty() || object.meta().namespace == namespace)
         };
-        self.objects.values().filter(of_kind).map(AsRef::as_ref)
+        self.objects.values().map(AsRef::as_ref).filter(of_kind)
     }
 
     pub(super) fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Answer {
