@@ -11,9 +11,9 @@ use tonic::Code;
 use crate::kind::Kind;
 use crate::meta::v1::{Status, StatusCause, StatusDetails};
 
-/// An API call's failure.
+/// An API call's failure. Boxed, so that the results it is part of stay small.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ApiError(pub Status);
+pub struct ApiError(pub Box<Status>);
 
 /// Reason, HTTP code and gRPC code that go together. The first row with a gRPC code is what that code reads as.
 const REASONS: [(&str, i32, Code); 16] = [
@@ -39,7 +39,7 @@ impl ApiError {
     fn new(reason: &str, message: String) -> Self {
         let code = REASONS.iter().find(|(known, ..)| *known == reason).map_or(500, |(_, code, _)| *code);
         let status = "Failure".to_owned();
-        Self(Status { status, reason: reason.to_owned(), message, code, ..Status::default() })
+        Self(Box::new(Status { status, reason: reason.to_owned(), message, code, ..Status::default() }))
     }
 
     fn about(mut self, kind: &Kind, called: &str, name: &str) -> Self {
@@ -201,7 +201,7 @@ impl From<ApiError> for tonic::Status {
 impl From<tonic::Status> for ApiError {
     fn from(status: tonic::Status) -> Self {
         match Status::decode(status.details()) {
-            Ok(carried) if !carried.reason.is_empty() => Self(carried),
+            Ok(carried) if !carried.reason.is_empty() => Self(Box::new(carried)),
             _ => {
                 let reason = REASONS.iter().find(|row| row.2 == status.code()).map_or("InternalError", |row| row.0);
                 Self::new(reason, status.message().to_owned())
