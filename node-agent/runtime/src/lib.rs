@@ -20,9 +20,12 @@ mod container;
 mod error;
 pub mod images;
 pub mod logs;
+mod mounts;
 mod runtime;
 pub mod sandbox;
 pub mod shim;
+mod table;
+mod watch;
 
 pub use container::{
     ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit, ExitReason,

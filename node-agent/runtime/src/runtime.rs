@@ -1,15 +1,40 @@
 //! The face of the crate: sandboxes and containers of one node.
+//!
+//! State directory:
+//!
+//!     images/                              see [`crate::images`]
+//!     pods/<uid>/.sandbox/                 see [`crate::sandbox`]
+//!     pods/<uid>/<container>/<restart>.log
+//!     pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
 
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerStatus, Exit};
+use jiff::Timestamp;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle;
+use crate::cgroup::{Hierarchies, PodCgroups};
+use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit};
 use crate::error::{Error, Result};
-use crate::images::ImageStore;
+use crate::images::{ImageStore, snapshot};
 use crate::logs::{Cancel, LogOptions, LogReader};
-use crate::sandbox::{Sandbox, SandboxSpec};
-use crate::shim::exec::ExecSpec;
+use crate::mounts;
+use crate::sandbox::{self, Sandbox, SandboxSpec};
+use crate::shim::exec::{self, ExecSpec};
+use crate::shim::protocol::{Request, Response};
+use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client, write_json};
+use crate::table::Table;
+use crate::watch::Watcher;
+
+/// The container's specification and what was decided when it was created.
+const RECORD_FILE: &str = "container.json";
+/// How long a process may take to die of SIGKILL, and its shim to clean up behind it.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -23,93 +48,354 @@ pub struct Config {
     pub image_sources: Vec<PathBuf>,
 }
 
-/// All methods block; all may be called from several threads at once (one caller per container).
+/// What is kept of a container; with it the container can be found again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) spec: ContainerSpec,
+    pub(crate) created_at: Timestamp,
+    /// Relative to each hierarchy's root.
+    pub(crate) cgroup: String,
+}
+
+/// All methods block; all may be called from several threads at once, with one caller per container and per sandbox.
 #[derive(Debug)]
 pub struct Runtime {
+    pods: PathBuf,
     images: ImageStore,
+    program: Program,
+    cgroups: PodCgroups,
+    table: Arc<Table>,
+    watcher: Watcher,
 }
 
 impl Runtime {
     /// Opens the state directory and takes up what an earlier process left: running containers, their exits, sandboxes.
     pub fn open(config: Config) -> Result<Self> {
-        Ok(Self { images: ImageStore::open(config.state_dir.join("images"), config.image_sources)? })
+        let pods = config.state_dir.join("pods");
+        fs::create_dir_all(&pods).map_err(Error::io("create", &pods))?;
+        // Mounts are recognised by their path in the kernel's table, which knows no links.
+        let pods = pods.canonicalize().map_err(Error::io("resolve", &pods))?;
+        let hierarchies = Hierarchies::detect()?;
+        let table = Arc::new(Table::default());
+        let runtime = Self {
+            images: ImageStore::open(config.state_dir.join("images"), config.image_sources)?,
+            program: Program::load(&config.agent_exe)?,
+            cgroups: PodCgroups::new(hierarchies.clone(), &config.cgroup_parent),
+            watcher: Watcher::start(hierarchies, table.clone())
+                .map_err(Error::io("start the watcher of", &pods))?,
+            pods,
+            table,
+        };
+        for dir in container_dirs(&runtime.pods)? {
+            runtime.recover(&dir)?;
+        }
+        Ok(runtime)
     }
 
     pub fn images(&self) -> &ImageStore {
         &self.images
     }
 
-    /// The exits of all containers, each once, from the moment of the call on; exits found at [`Runtime::open`] come first.
-    /// One receiver exists at a time: a second call takes over.
+    /// The exits of all containers, each once, in the order they are noticed. Those that were noticed before the first call
+    /// come first: also exits found at [`Runtime::open`]. A second call takes the channel over.
     pub fn events(&self) -> mpsc::Receiver<ContainerEvent> {
-        mpsc::channel().1
+        self.table.subscribe()
     }
 
     /// Makes the pod's namespaces, `/dev/shm`, files and cgroups; returns the existing one when called again.
-    pub fn create_sandbox(&self, _spec: &SandboxSpec) -> Result<Sandbox> {
-        Err(Error::NotSupported { field: "sandbox" })
+    pub fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox> {
+        let dir = self.pod_dir(&spec.uid)?;
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        sandbox::create(spec, &dir, &self.cgroups, &self.program)
     }
 
+    /// The complete sandboxes. After a reboot there are none, though directories remain; see [`Runtime::pod_uids`].
     pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
-        Ok(Vec::new())
+        let uids = self.pod_uids()?;
+        let loaded = uids.iter().map(|uid| sandbox::load(&self.pods.join(uid))).filter_map(Result::transpose);
+        loaded.collect()
+    }
+
+    /// Every pod of which something is left, complete or not: what [`Runtime::remove_sandbox`] can clean up.
+    pub fn pod_uids(&self) -> Result<Vec<String>> {
+        let names = directories(&self.pods)?.into_iter();
+        Ok(names.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())).collect())
     }
 
     /// Removes the pod's containers, running or not, and everything else of the pod, logs included.
-    pub fn remove_sandbox(&self, _uid: &str) -> Result<()> {
-        Ok(())
+    pub fn remove_sandbox(&self, uid: &str) -> Result<()> {
+        let dir = self.pod_dir(uid)?;
+        for status in self.list().into_iter().filter(|status| status.key.pod_uid == uid) {
+            self.remove_container(&status.key)?;
+        }
+        sandbox::remove(uid, &dir, &self.cgroups)
     }
 
     /// Creates the container in its pod's sandbox, up to the point where only [`Runtime::start_container`] is missing.
-    pub fn create_container(&self, _spec: &ContainerSpec) -> Result<ContainerStatus> {
-        Err(Error::NotSupported { field: "container" })
+    /// Returns the existing one when called again.
+    pub fn create_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus> {
+        if let Ok(status) = self.status(&spec.key) {
+            return Ok(status);
+        }
+        let dir = self.container_dir(&spec.key)?;
+        let pod = self.pod_dir(&spec.key.pod_uid)?;
+        let sandbox =
+            sandbox::load(&pod)?.ok_or_else(|| Error::NoSandbox { uid: spec.key.pod_uid.clone() })?;
+        let record = Record {
+            cgroup: format!("{}/{}", sandbox.cgroup, spec.key.id()),
+            spec: spec.clone(),
+            created_at: Timestamp::now(),
+        };
+        let created = self.create_in(&dir, &record, &sandbox);
+        if created.is_err() {
+            // What failed matters more than what cannot be cleaned up after it: the next try meets that again.
+            let _ = self.clean(&dir, &record.cgroup);
+        }
+        created
+    }
+
+    fn create_in(&self, dir: &Path, record: &Record, sandbox: &Sandbox) -> Result<ContainerStatus> {
+        let spec = &record.spec;
+        self.clean(dir, &record.cgroup)?;
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        save(&dir.join(RECORD_FILE), record)?;
+        let rootfs = snapshot::mount(&self.images, &spec.image.layers, dir)?;
+        let bundle = bundle::compose(spec, sandbox, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
+        save(&dir.join("config.json"), &bundle.config)?;
+        let log = log_path(dir);
+        let settings =
+            Settings { id: spec.key.id(), cgroup: record.cgroup.clone(), log: log.clone(), uid: bundle.uid };
+        save(&dir.join(SETTINGS_FILE), &settings)?;
+        let child = self.program.spawn_shim(dir)?;
+        let pid = match client::ask(dir, &Request::State)? {
+            Response::State { pid, .. } => pid,
+            other => return Err(unexpected(&other)),
+        };
+        let status = status_of(record, log, ContainerState::Created { pid });
+        self.table.insert(status.clone());
+        self.watcher.watch(spec.key.clone(), dir, &record.cgroup, Some(child))?;
+        Ok(status)
     }
 
     /// Starts a created container; returns once its program has been executed.
-    pub fn start_container(&self, _key: &ContainerKey) -> Result<ContainerStatus> {
-        Err(Error::NotSupported { field: "container" })
+    pub fn start_container(&self, key: &ContainerKey) -> Result<ContainerStatus> {
+        let status = self.status(key)?;
+        if !matches!(status.state, ContainerState::Created { .. }) {
+            return Ok(status);
+        }
+        match client::ask(&self.container_dir(key)?, &Request::Start)? {
+            Response::Done => {}
+            Response::Failed { problem } => return Err(ShimError::Start(problem).into()),
+            other => return Err(unexpected(&other)),
+        }
+        self.table.mark_started(key, Timestamp::now());
+        self.status(key)
     }
 
     /// Sends the stop signal, waits up to `grace`, then kills; returns how the container ended.
-    pub fn stop_container(&self, _key: &ContainerKey, _grace: Duration) -> Result<Exit> {
-        Err(Error::NotSupported { field: "container" })
+    pub fn stop_container(&self, key: &ContainerKey, grace: Duration) -> Result<Exit> {
+        let record = self.record(key)?;
+        let image = &record.spec.image.config;
+        let name = record.spec.stop_signal.as_ref().or(image.stop_signal.as_ref());
+        let signal = name.map_or(Ok(libc::SIGTERM), |name| bundle::signal_number(name))?;
+        if !grace.is_zero() {
+            self.signal_container(key, signal)?;
+            if let Some(exit) = self.wait_container(key, grace)? {
+                return Ok(exit);
+            }
+        }
+        self.kill_container(key)
+    }
+
+    fn kill_container(&self, key: &ContainerKey) -> Result<Exit> {
+        self.signal_container(key, libc::SIGKILL)?;
+        let exit = self.wait_container(key, KILL_DEADLINE)?;
+        exit.ok_or_else(|| Error::Unkillable { key: key.to_string(), seconds: KILL_DEADLINE.as_secs() })
     }
 
     /// Sends a signal to the container's first process. No error when it has ended.
-    pub fn signal_container(&self, _key: &ContainerKey, _signal: i32) -> Result<()> {
-        Err(Error::NotSupported { field: "container" })
+    pub fn signal_container(&self, key: &ContainerKey, signal: i32) -> Result<()> {
+        if matches!(self.status(key)?.state, ContainerState::Exited(_)) {
+            return Ok(());
+        }
+        let dir = self.container_dir(key)?;
+        match client::ask(&dir, &Request::Kill { signal }) {
+            Ok(Response::Done) => Ok(()),
+            Ok(Response::Failed { problem }) => Err(ShimError::Create(problem).into()),
+            Ok(other) => Err(unexpected(&other)),
+            // It ended between the two looks; the watcher is about to say so.
+            Err(_) if !client::is_alive(&dir) => Ok(()),
+            Err(_) if dir.join(crate::shim::EXIT_FILE).exists() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for the end; `None` when it did not come within `timeout`.
-    pub fn wait_container(&self, _key: &ContainerKey, _timeout: Duration) -> Result<Option<Exit>> {
-        Ok(None)
+    pub fn wait_container(&self, key: &ContainerKey, timeout: Duration) -> Result<Option<Exit>> {
+        self.table.wait(key, timeout).ok_or_else(|| Error::NoContainer { key: key.to_string() })
     }
 
     /// Kills what runs and removes all of the container but its log file.
-    pub fn remove_container(&self, _key: &ContainerKey) -> Result<()> {
+    pub fn remove_container(&self, key: &ContainerKey) -> Result<()> {
+        let dir = self.container_dir(key)?;
+        if let Ok(status) = self.status(key) {
+            if !matches!(status.state, ContainerState::Exited(_)) {
+                self.kill_container(key)?;
+            }
+            let cgroup = self.record(key)?.cgroup;
+            self.clean(&dir, &cgroup)?;
+            self.table.remove(key);
+        } else if let Ok(Some(sandbox)) = sandbox::load(&self.pod_dir(&key.pod_uid)?) {
+            self.clean(&dir, &format!("{}/{}", sandbox.cgroup, key.id()))?;
+        }
         Ok(())
     }
 
     /// All containers that have not been removed, those found at [`Runtime::open`] included.
     pub fn list(&self) -> Vec<ContainerStatus> {
-        Vec::new()
+        self.table.list()
     }
 
     pub fn status(&self, key: &ContainerKey) -> Result<ContainerStatus> {
-        Err(Error::NoContainer { key: key.to_string() })
+        self.table.get(key).ok_or_else(|| Error::NoContainer { key: key.to_string() })
     }
 
     /// Runs a further process in a running container; returns its exit code (128 + signal when killed).
-    pub fn exec(&self, _key: &ContainerKey, _spec: ExecSpec) -> Result<i32> {
-        Err(Error::NotSupported { field: "exec" })
+    pub fn exec(&self, key: &ContainerKey, spec: ExecSpec) -> Result<i32> {
+        if spec.tty {
+            return Err(Error::NotSupported { field: "exec with a terminal (tty)" });
+        }
+        if !matches!(self.status(key)?.state, ContainerState::Running { .. }) {
+            return Err(ShimError::Ended { key: key.to_string() }.into());
+        }
+        Ok(exec::run(&self.program, &self.container_dir(key)?, spec)?)
     }
 
     /// The container's log file; it exists from creation until the sandbox is removed.
     pub fn log_path(&self, key: &ContainerKey) -> Result<PathBuf> {
-        Err(Error::NoContainer { key: key.to_string() })
+        Ok(log_path(&self.container_dir(key)?))
     }
 
     /// Reads a container's log, also of one that was removed.
     pub fn logs(&self, key: &ContainerKey, options: LogOptions, cancel: Cancel) -> Result<LogReader> {
-        Ok(LogReader::open(&self.log_path(key)?, options, cancel, Box::new(|| true))?)
+        let (table, followed) = (self.table.clone(), key.clone());
+        let ended =
+            move || !table.get(&followed).is_some_and(|s| !matches!(s.state, ContainerState::Exited(_)));
+        Ok(LogReader::open(&self.log_path(key)?, options, cancel, Box::new(ended))?)
     }
+
+    /// Makes the shim write to a new file, after the log was renamed away.
+    pub fn reopen_log(&self, key: &ContainerKey) -> Result<()> {
+        match client::ask(&self.container_dir(key)?, &Request::ReopenLog)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes up one container of an earlier process: alive behind its shim, ended, or half-made.
+    fn recover(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(RECORD_FILE);
+        // Without a record nothing but the directory was made. It goes with the sandbox.
+        let Ok(record) = fs::read(&path) else { return Ok(()) };
+        let Ok(record) = serde_json::from_slice::<Record>(&record) else {
+            tracing::warn!(path = %path.display(), "unreadable container record ignored");
+            return Ok(());
+        };
+        let key = record.spec.key.clone();
+        let state = match client::is_alive(dir).then(|| client::ask(dir, &Request::State)) {
+            Some(Ok(Response::State { pid, started_at: Some(started_at) })) => {
+                ContainerState::Running { pid, started_at }
+            }
+            Some(Ok(Response::State { pid, started_at: None })) => ContainerState::Created { pid },
+            // Dead, or about to end: the watcher finds out which, and what became of the container.
+            _ => ContainerState::Created { pid: 0 },
+        };
+        self.table.insert(status_of(&record, log_path(dir), state));
+        self.watcher.watch(key, dir, &record.cgroup, None)
+    }
+
+    /// Removes what is left of a container that does not run, its directory included.
+    fn clean(&self, dir: &Path, cgroup: &str) -> Result<()> {
+        self.cgroups.hierarchies().kill(cgroup)?;
+        self.cgroups.hierarchies().remove(cgroup)?;
+        snapshot::unmount(dir)?;
+        mounts::unmount_below(dir)?;
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn record(&self, key: &ContainerKey) -> Result<Record> {
+        let path = self.container_dir(key)?.join(RECORD_FILE);
+        let json = fs::read(&path).map_err(|_| Error::NoContainer { key: key.to_string() })?;
+        serde_json::from_slice(&json).map_err(io::Error::from).map_err(Error::io("parse", &path))
+    }
+
+    fn pod_dir(&self, uid: &str) -> Result<PathBuf> {
+        Ok(self.pods.join(safe_name("pod uid", uid)?))
+    }
+
+    fn container_dir(&self, key: &ContainerKey) -> Result<PathBuf> {
+        let name = safe_name("container name", &key.name)?;
+        Ok(self.pod_dir(&key.pod_uid)?.join(name).join(key.restart.to_string()))
+    }
+}
+
+fn safe_name<'a>(what: &'static str, name: &'a str) -> Result<&'a str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || name.len() > 253 || !name.chars().all(plain) {
+        return Err(Error::InvalidName { what, name: name.to_owned() });
+    }
+    Ok(name)
+}
+
+fn log_path(container_dir: &Path) -> PathBuf {
+    container_dir.with_extension("log")
+}
+
+fn status_of(record: &Record, log_path: PathBuf, state: ContainerState) -> ContainerStatus {
+    ContainerStatus {
+        key: record.spec.key.clone(),
+        id: record.spec.key.id(),
+        image: record.spec.image.reference.clone(),
+        image_digest: record.spec.image.digest.clone(),
+        created_at: record.created_at,
+        log_path,
+        state,
+    }
+}
+
+fn save(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_json(path, value).map_err(|problem| ShimError::Create(problem).into())
+}
+
+fn unexpected(response: &Response) -> Error {
+    ShimError::Create(format!("the shim gave an unexpected answer: {response:?}")).into()
+}
+
+/// `pods/<uid>/<container>/<restart>` of all pods.
+fn container_dirs(pods: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for pod in directories(pods)? {
+        for container in directories(&pod)? {
+            let hidden = container.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+            if !hidden {
+                found.extend(directories(&container)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn directories(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let entry = entry.map_err(Error::io("read", path))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
 }

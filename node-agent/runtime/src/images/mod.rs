@@ -7,10 +7,20 @@
 //!
 //! Left out: pulling from registries, and with it pull secrets and progress.
 
+mod archive;
+mod digest;
+mod layout;
+mod reference;
+pub(crate) mod snapshot;
+mod store;
+mod unpack;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use store::ImageStore;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -83,18 +93,7 @@ pub struct ImageConfig {
     pub volumes: Vec<String>,
 }
 
-/// The node's images.
-#[derive(Debug)]
-pub struct ImageStore {}
-
-impl ImageStore {
-    /// Opens or creates the store in `dir`, removing what an interrupted run left half-written.
-    pub fn open(_dir: PathBuf, _sources: Vec<PathBuf>) -> Result<Self, ImageError> {
-        Ok(Self {})
-    }
-
-    /// Finds `reference` in the store or the sources, as `policy` says, and makes it ready to run.
-    pub fn resolve(&self, reference: &str, _policy: PullPolicy) -> Result<Image, ImageError> {
-        Err(ImageError::NotFound { reference: reference.to_owned(), searched: "no source".to_owned() })
-    }
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
+    let path = path.to_owned();
+    move |source| ImageError::Io { operation, path, source }
 }

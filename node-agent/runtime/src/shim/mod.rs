@@ -1,24 +1,85 @@
 //! The container shim and the agent's side of it.
+//!
+//! libcontainer clones its caller without telling the allocator or anybody else, so it runs in processes with one thread:
+//! a shim for each container, an exec helper for each further process, a sandbox helper for each pod. All three are the
+//! agent's own program, started again from a sealed copy in memory ([`Program`]), told apart by `argv[1]`.
+//!
+//! Agent's side: [`Program`] starts processes, [`client`] talks to a shim. Shim's side: [`server`] is its life, [`init`]
+//! what runs in the container before its program, [`output`] the log. [`protocol`] is between the two.
 
+pub(crate) mod client;
 pub mod exec;
+mod init;
+mod output;
+mod program;
+pub(crate) mod protocol;
+mod server;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+
+pub(crate) use program::Program;
+pub(crate) use server::{InitProcess, Settings, pidfd_open, pidfd_signal, start_time, write_json};
+
+/// File names in a container's directory.
+pub(crate) const SETTINGS_FILE: &str = "shim.json";
+pub(crate) const SOCKET_FILE: &str = "shim.sock";
+pub(crate) const LOCK_FILE: &str = "shim.lock";
+pub(crate) const LOG_FILE: &str = "shim.log";
+pub(crate) const INIT_FILE: &str = "init.json";
+pub(crate) const EXIT_FILE: &str = "exit.json";
+/// libcontainer's own state.
+pub(crate) const LIBCONTAINER_DIR: &str = "libcontainer";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
+    /// The container could not be made.
     #[error("{0}")]
     Create(String),
+    /// The container was made, but its program could not be executed.
     #[error("{0}")]
     Start(String),
+    #[error("container {key} has ended")]
+    Ended { key: String },
+    #[error("exec failed: {0}")]
+    Exec(String),
+    #[error("command did not end within {seconds} s")]
+    ExecTimeout { seconds: u64 },
+    #[error("cannot {operation} {path}: {source}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
 }
 
 impl ShimError {
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Create(_) => "CreateContainerError",
             Self::Start(_) => "RunContainerError",
+            _ => "CreateContainerError",
         }
     }
 }
 
 /// Runs the shim, the sandbox helper or an exec session when this process was started as one (`argv[1]`), and exits.
 /// Returns at once otherwise. To be called first in `main`, before any thread exists.
-pub fn dispatch() {}
+pub fn dispatch() {
+    let mut arguments = std::env::args_os().skip(1);
+    let subcommand = arguments.next();
+    let result = match subcommand.as_deref().and_then(|word| word.to_str()) {
+        Some("shim") => server::run(arguments.next().unwrap_or_default().into()),
+        Some("sandbox") => crate::sandbox::helper::run(),
+        Some("exec") => exec::run_helper(arguments.next().unwrap_or_default().into()),
+        _ => return,
+    };
+    if let Err(problem) = result {
+        use std::io::Write;
+        // The one who started this process reads it; when nobody does any more there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{problem}");
+        process::exit(1);
+    }
+    process::exit(0);
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ShimError {
+    let path = path.to_owned();
+    move |source| ShimError::Io { operation, path, source }
+}

@@ -1,0 +1,4 @@
+//! The runtime as its users see it, on real kernels. Needs root; see [`fixture::is_root`].
+
+mod containers;
+mod fixture;
