@@ -1,5 +1,6 @@
 //! The maps. Sizes here are placeholders: the agent sets them from its configuration when it makes the maps.
 
+use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use weir_ebpf_common::{
@@ -73,6 +74,16 @@ pub(crate) struct Work {
     pub(crate) flow: Flow,
     pub(crate) peer_key: Tuple,
     pub(crate) peer: Flow,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) neighbour: Neighbour,
+    pub(crate) query: bpf_fib_lookup,
+}
+
+/// The next machine on a packet's way.
+#[repr(C)]
+pub(crate) struct Neighbour {
+    pub(crate) next_hop: bpf_redir_neigh,
+    pub(crate) ifindex: u32,
 }
 
 /// This CPU's workspace. Packet programs neither nest nor change CPU, and each takes it once.

@@ -26,7 +26,7 @@ impl Policy for FromPod {
         if work.packet.fragment != Fragment::Whole && work.leaves != work.packet.tuple {
             return Err(DropReason::FragmentTranslated);
         }
-        route::towards(skb, &work.leaves)
+        route::towards(skb, work)
     }
 
     /// ARP goes through, and of IPv6 what every interface says to its neighbours by itself.

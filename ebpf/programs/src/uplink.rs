@@ -17,25 +17,19 @@ impl Policy for FromUplink {
         if !conntrack::find(work, now) {
             match backend(&work.packet)? {
                 Some(opening) => conntrack::open(work, &opening, now)?,
-                None => return Ok(straight(&work.packet)),
+                None => return Ok(route::to_pod(work).unwrap_or(Route::Stack)),
             }
         }
         if work.packet.fragment != Fragment::Whole {
             return Err(DropReason::FragmentTranslated);
         }
-        route::towards(skb, &work.leaves)
+        route::towards(skb, work)
     }
 
     #[inline(always)]
     fn admit(&self, _parsed: &Parsed) -> Result<(), DropReason> {
         Ok(())
     }
-}
-
-/// To a pod, or to the stack.
-#[inline(always)]
-fn straight(packet: &Packet) -> Route {
-    route::pod(&packet.tuple.destination()).map_or(Route::Stack, Route::Pod)
 }
 
 /// The backend for a packet to a NodePort.
@@ -65,7 +59,7 @@ fn backend(packet: &Packet) -> Result<Option<Opening>, DropReason> {
 #[inline(always)]
 fn source_for(client: &Address, slot: &Slot) -> Result<Address, DropReason> {
     let node = maps::node().ok_or(DropReason::NoNodeAddress)?.v4();
-    if node == slot.address() || route::pod(&slot.address()).is_some() {
+    if node == slot.address() || route::is_pod(&slot.address()) {
         Ok(*client)
     } else if node == Address::UNSPECIFIED {
         Err(DropReason::NoNodeAddress)

@@ -1,29 +1,24 @@
 //! From a decision to what happens to the packet. The only place that counts, reports and redirects.
 
-use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, tcx_action_base};
+use aya_ebpf::bindings::{bpf_redir_neigh, tcx_action_base};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_redirect_neigh, bpf_redirect_peer};
-use weir_ebpf_common::{Counter, DropEvent, DropReason, Endpoint, Hook, Tuple};
-use weir_packet::{FrameMut, Packet, Parsed, parse, rewrite};
+use weir_ebpf_common::{Counter, DropEvent, DropReason, Hook, Tuple};
+use weir_packet::{FrameMut, Parsed, parse, rewrite};
 
 use crate::frame::Skb;
 use crate::maps::{self, Work};
 
-/// Where a packet goes.
+/// Where a packet goes. The particulars are in the workspace: values that only some paths set would reach the verifier as
+/// registers that were never written.
 #[must_use]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     /// To the node's own stack, or on along the path it is on.
     Stack,
-    /// To a pod on this node.
-    Pod(Endpoint),
-    /// To another machine, by way of the neighbour.
-    Neighbour(Neighbour),
-}
-
-pub(crate) struct Neighbour {
-    pub(crate) ifindex: u32,
-    /// `AF_INET` or `AF_INET6`.
-    pub(crate) family: u32,
-    pub(crate) address: [u32; 4],
+    /// To a pod on this node, by `work.endpoint`.
+    Pod,
+    /// To another machine, by `work.neighbour`.
+    Neighbour,
 }
 
 /// What a hook makes of packets.
@@ -56,40 +51,33 @@ fn decide(skb: &mut Skb, work: &mut Work, policy: impl Policy, now: u64) -> Resu
     }
     work.leaves = work.packet.tuple;
     let route = policy.decide(skb, work, now)?;
-    perform(skb, &work.packet, &work.leaves, route)
+    perform(skb, work, route)
 }
 
 #[inline(always)]
-fn perform(skb: &mut Skb, packet: &Packet, leaves: &Tuple, route: Route) -> Result<i32, DropReason> {
-    if !matches!(route, Route::Stack) && packet.ttl <= 1 {
+fn perform(skb: &mut Skb, work: &mut Work, route: Route) -> Result<i32, DropReason> {
+    let (packet, leaves) = (&work.packet, &work.leaves);
+    if route == Route::Stack {
+        rewrite(skb, packet, leaves, 0)?;
+        return Ok(passed());
+    }
+    if packet.ttl <= 1 {
         // The stack answers with the ICMP error. It cannot for a packet whose addresses it does not know.
         return if *leaves == packet.tuple { Ok(passed()) } else { Err(DropReason::TtlExpired) };
     }
-    match route {
-        Route::Stack => {
-            rewrite(skb, packet, leaves, 0)?;
-            Ok(passed())
-        }
-        Route::Pod(endpoint) => {
-            rewrite(skb, packet, leaves, 1)?;
-            let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (endpoint.pod_mac(), endpoint.host_mac());
-            skb.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
-            maps::count(Counter::Delivered);
-            // SAFETY: a plain call.
-            Ok(unsafe { bpf_redirect_peer(endpoint.link().get(), 0) } as i32)
-        }
-        Route::Neighbour(neighbour) => {
-            rewrite(skb, packet, leaves, 1)?;
-            maps::count(Counter::Forwarded);
-            let mut next = bpf_redir_neigh {
-                nh_family: neighbour.family,
-                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: neighbour.address },
-            };
-            let size = size_of::<bpf_redir_neigh>() as i32;
-            // SAFETY: the parameters live until the helper returns, and the size is theirs.
-            Ok(unsafe { bpf_redirect_neigh(neighbour.ifindex, &raw mut next, size, 0) } as i32)
-        }
+    rewrite(skb, packet, leaves, 1)?;
+    if route == Route::Pod {
+        let (pod, host) = (work.endpoint.pod_mac(), work.endpoint.host_mac());
+        skb.store(0, &pod)?;
+        skb.store(pod.len(), &host)?;
+        maps::count(Counter::Delivered);
+        // SAFETY: a plain call.
+        return Ok(unsafe { bpf_redirect_peer(work.endpoint.link().get(), 0) } as i32);
     }
+    maps::count(Counter::Forwarded);
+    let next = &raw mut work.neighbour.next_hop;
+    // SAFETY: the parameters outlive the call, and the size is theirs.
+    Ok(unsafe { bpf_redirect_neigh(work.neighbour.ifindex, next, size_of::<bpf_redir_neigh>() as i32, 0) } as i32)
 }
 
 /// On to the next program of the hook, then to the stack.
