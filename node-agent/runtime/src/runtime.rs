@@ -2,10 +2,12 @@
 //!
 //! State directory:
 //!
-//!     images/                              see [`crate::images`]
-//!     pods/<uid>/.sandbox/                 see [`crate::sandbox`]
-//!     pods/<uid>/<container>/<restart>.log
-//!     pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
+//! ```text
+//! images/                              see [`crate::images`]
+//! pods/<uid>/.sandbox/                 see [`crate::sandbox`]
+//! pods/<uid>/<container>/<restart>.log
+//! pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
+//! ```
 
 use std::fs;
 use std::io;
@@ -184,11 +186,10 @@ impl Runtime {
             return Ok(status);
         }
         match client::ask(&self.container_dir(key)?, &Request::Start)? {
-            Response::Done => {}
+            Response::State { started_at: Some(started_at), .. } => self.table.mark_started(key, started_at),
             Response::Failed { problem } => return Err(ShimError::Start(problem).into()),
             other => return Err(unexpected(&other)),
         }
-        self.table.mark_started(key, Timestamp::now());
         self.status(key)
     }
 

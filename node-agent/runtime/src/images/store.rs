@@ -1,8 +1,10 @@
 //! What the node holds of images: a record for each reference, a directory for each unpacked layer.
 //!
-//!     refs/<sha256 of the full reference>.json   which manifest a reference means
-//!     layers/<diff_id>/                          an unpacked layer, never changed after it got this name
-//!     ingest/                                    expanded archives
+//! ```text
+//! refs/<sha256 of the full reference>.json   which manifest a reference means
+//! layers/<diff_id>/                          an unpacked layer, never changed after it got this name
+//! ingest/                                    expanded archives
+//! ```
 //!
 //! Invariant: whatever bears its final name is complete and verified. Work in progress is called `….part`, is synced and
 //! renamed when done, and is swept when the store is opened.

@@ -3,10 +3,12 @@
 //! No pause process holds the namespaces: a helper process makes them and bind-mounts `/proc/self/ns/*` into the pod's
 //! directory. Below `pods/<uid>/`, `.sandbox` (no container can have that name) holds:
 //!
-//!     sandbox.json          the sandbox, written last: with it, and its namespaces mounted, the sandbox is complete
-//!     ns/{net,uts,ipc}      the namespaces
-//!     shm/                  /dev/shm of the pod's containers, a tmpfs
-//!     hostname, hosts, resolv.conf
+//! ```text
+//! sandbox.json          the sandbox, written last: with it, and its namespaces mounted, the sandbox is complete
+//! ns/{net,uts,ipc}      the namespaces
+//! shm/                  /dev/shm of the pod's containers, a tmpfs
+//! hostname, hosts, resolv.conf
+//! ```
 //!
 //! Left out: a process namespace shared by the pod (it would need a first process), user namespaces.
 

@@ -65,8 +65,7 @@ impl Program {
         {
             return Ok(child);
         }
-        // It has nothing more to say, and must not stay behind.
-        let _ = child.kill();
+        // It is about to end: what it has to say is in its log then.
         let _ = child.wait();
         let log = fs::read_to_string(&path).unwrap_or_default();
         let problem = match log.trim() {

@@ -27,9 +27,15 @@ pub(crate) enum Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Response {
-    State { pid: i32, started_at: Option<Timestamp> },
+    State {
+        pid: i32,
+        /// Absent until the program was executed.
+        started_at: Option<Timestamp>,
+    },
     Done,
-    Failed { problem: String },
+    Failed {
+        problem: String,
+    },
 }
 
 pub(crate) fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {

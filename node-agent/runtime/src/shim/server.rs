@@ -204,13 +204,19 @@ impl Shim {
             Err(problem) => Response::Failed { problem },
         };
         match request {
-            Request::State => Response::State { pid: self.pid.as_raw(), started_at: self.started_at },
-            Request::Start => done(self.start()),
+            Request::State => self.state(),
+            Request::Start => {
+                self.start().map_or_else(|problem| Response::Failed { problem }, |()| self.state())
+            }
             Request::Kill { signal } => {
                 done(pidfd_signal(&self.pidfd, signal).map_err(|errno| errno.to_string()))
             }
             Request::ReopenLog => done(self.log.reopen().map_err(|error| error.to_string())),
         }
+    }
+
+    fn state(&self) -> Response {
+        Response::State { pid: self.pid.as_raw(), started_at: self.started_at }
     }
 
     fn start(&mut self) -> Result<(), String> {

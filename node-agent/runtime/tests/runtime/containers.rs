@@ -1,9 +1,14 @@
-//! Real containers, made from a busybox image that the fixture builds.
+//! Containers from creation to removal: command, output, exit, limits, and nothing left.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
-use crate::fixture::{Node, is_root};
-use weir_runtime::{ContainerState, ExitReason};
+use weir_runtime::logs::{Cancel, LogOptions};
+use weir_runtime::{ContainerState, Error, ExitReason, Mount, Propagation};
+
+use crate::fixture::{Node, is_root, traces, wait_until};
 
 #[test]
 fn a_container_runs_logs_exits_and_is_removed() {
@@ -16,9 +21,8 @@ fn a_container_runs_logs_exits_and_is_removed() {
     let spec = node.container("pod-a", "main", "echo out; echo err >&2; exit 7");
     let (exit, log) = node.finish(&spec);
     assert_eq!((exit.code, exit.signal, exit.reason), (7, None, ExitReason::Error));
-    let mut lines: Vec<_> = log.lines().collect();
-    lines.sort_unstable();
-    assert_eq!(lines, ["err", "out"]);
+    let lines: BTreeSet<_> = log.lines().collect();
+    assert_eq!(lines, ["err", "out"].into());
     assert_eq!(events.recv_timeout(Duration::from_secs(5)).expect("an event").exit, exit);
 
     let status = node.runtime().status(&spec.key).expect("the container");
@@ -26,8 +30,273 @@ fn a_container_runs_logs_exits_and_is_removed() {
     node.runtime().remove_container(&spec.key).expect("removing the container");
     assert!(node.runtime().status(&spec.key).is_err());
     assert_eq!(node.log(&spec.key), log);
+}
+
+#[test]
+fn nothing_is_left_of_a_pod_that_was_removed_while_it_ran() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let state = node.directory.path().join("state").display().to_string();
+    let before = traces(&state);
+    let sandbox = node.sandbox("pod-a");
+    let namespaces: BTreeSet<u64> = ["net", "uts", "ipc"]
+        .iter()
+        .map(|kind| fs::metadata(sandbox.dir.join(".sandbox/ns").join(kind)).expect("a namespace").ino())
+        .collect();
+    for name in ["one", "two"] {
+        let spec = node.container("pod-a", name, "sleep 1000 & sleep 1000");
+        node.run(&spec);
+    }
+    assert!(!node.cgroups().is_empty());
+    assert!(traces(&state).len() > before.len());
+
     node.runtime().remove_sandbox("pod-a").expect("removing the sandbox");
-    let state = node.directory.path().join("state");
-    assert_eq!(crate::fixture::traces(&state.display().to_string()), Default::default());
+    assert_eq!(traces(&state), before);
     assert_eq!(node.cgroups(), Vec::<std::path::PathBuf>::new());
+    assert!(!sandbox.dir.exists());
+    let descriptors = fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let open = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    assert_eq!(open.filter(|path| path.starts_with(&sandbox.dir)).count(), 0);
+    let mut living = BTreeSet::new();
+    for process in fs::read_dir("/proc").expect("processes").flatten() {
+        for kind in ["net", "uts", "ipc"] {
+            let namespace = fs::metadata(process.path().join("ns").join(kind));
+            living.extend(namespace.ok().map(|namespace| namespace.ino()));
+        }
+    }
+    assert!(living.is_disjoint(&namespaces), "a process still lives in the pod's namespaces");
+    node.runtime().remove_sandbox("pod-a").expect("removing it again");
+}
+
+#[test]
+fn the_process_gets_the_environment_directory_hostname_and_files_it_should() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let volume = node.directory.path().join("volume");
+    fs::create_dir(&volume).expect("a directory");
+    fs::write(volume.join("file"), "from the node\n").expect("a file");
+    let mut spec = node.container(
+        "pod-a",
+        "main",
+        "echo $FROM_IMAGE $FROM_POD $HOSTNAME; pwd; hostname; cat /etc/hosts /etc/resolv.conf /data/file; \
+         echo written > /data/file; echo no > /fixed/file || echo refused; ls /proc/1/exe >/dev/null && echo $$",
+    );
+    spec.env = vec![("FROM_POD".into(), "set".into()), ("FROM_IMAGE".into(), "changed".into())];
+    spec.working_dir = Some("/made/on/demand".into());
+    let mount = |destination: &str, read_only| Mount {
+        source: volume.clone(),
+        destination: destination.into(),
+        read_only,
+        propagation: Propagation::None,
+    };
+    spec.mounts = vec![mount("/data", false), mount("/fixed", true)];
+    let (exit, log) = node.finish(&spec);
+    let lines: Vec<_> = log.lines().filter(|line| !line.contains("can't create")).collect();
+    assert_eq!(
+        lines,
+        [
+            "changed set web-1",
+            "/made/on/demand",
+            "web-1",
+            "127.0.0.1 localhost",
+            "nameserver 10.96.0.10",
+            "from the node",
+            "refused",
+            "1",
+        ]
+    );
+    assert_eq!(exit.code, 0);
+    assert_eq!(fs::read_to_string(volume.join("file")).expect("the file"), "written\n");
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_named() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    for (name, command, message) in [
+        ("missing", "no-such-program", "exec: \"no-such-program\": executable file not found in $PATH"),
+        ("path", "/no/such/program", "exec: \"/no/such/program\": no such file or directory"),
+        ("directory", "/etc", "exec: \"/etc\": is not a regular file"),
+        ("denied", "/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
+    ] {
+        let mut spec = node.container("pod-a", name, "");
+        spec.command = vec![command.into()];
+        let error = node.runtime().create_container(&spec).expect_err("creating must fail");
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.reason(), "CreateContainerError");
+        assert!(node.runtime().status(&spec.key).is_err());
+    }
+    // Only execve itself can tell this one.
+    let mut spec = node.container("pod-a", "script", "");
+    let script = node.directory.path().join("script");
+    fs::write(&script, "#!/no/interpreter\n").expect("a file");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    let destination = "/script".into();
+    spec.mounts =
+        vec![Mount { source: script, destination, read_only: true, propagation: Propagation::None }];
+    spec.command = vec!["/script".into()];
+    node.runtime().create_container(&spec).expect("creating the container");
+    let error = node.runtime().start_container(&spec.key).expect_err("starting must fail");
+    assert_eq!(error.reason(), "RunContainerError");
+    assert!(error.to_string().contains("interpreter is missing"), "{error}");
+    assert_ne!(node.wait(&spec.key).code, 0);
+}
+
+#[test]
+fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    // tail keeps a line that never ends in memory.
+    let mut spec = node.container("pod-a", "main", "tail -n 1 < /dev/zero");
+    spec.resources.memory_limit = Some(16 << 20);
+    let (exit, _) = node.finish(&spec);
+    assert!(exit.oom_killed);
+    assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled));
+}
+
+#[test]
+fn requests_and_limits_become_settings_of_the_pods_and_the_containers_cgroups() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let mut sandbox = node.sandbox_spec("pod-a");
+    sandbox.resources.cpu_request = Some(500);
+    sandbox.resources.memory_limit = Some(256 << 20);
+    let sandbox = node.runtime().create_sandbox(&sandbox).expect("a sandbox");
+    let mut spec = node.container("pod-a", "main", "sleep 1000");
+    spec.resources.cpu_limit = Some(250);
+    spec.resources.memory_limit = Some(64 << 20);
+    spec.resources.pids_limit = Some(50);
+    node.run(&spec);
+    if !fs::exists("/sys/fs/cgroup/cpu").expect("cgroups") {
+        return;
+    }
+    let read = |controller: &str, cgroup: &str, file: &str| {
+        let path = format!("/sys/fs/cgroup/{controller}/{cgroup}/{file}");
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+    };
+    let container = format!("{}/{}", sandbox.cgroup, spec.key.id());
+    assert_eq!(read("cpu", &sandbox.cgroup, "cpu.shares"), "512");
+    assert_eq!(read("memory", &sandbox.cgroup, "memory.limit_in_bytes"), (256 << 20).to_string());
+    assert_eq!(read("cpu", &container, "cpu.cfs_quota_us"), "25000");
+    assert_eq!(read("memory", &container, "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(read("pids", &container, "pids.max"), "50");
+    // Where cgroup eBPF programs look for them.
+    assert!(!read("unified", &container, "cgroup.procs").is_empty());
+}
+
+#[test]
+fn stopping_gives_the_grace_period_and_then_kills() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let polite = node.container(
+        "pod-a",
+        "polite",
+        "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done",
+    );
+    let deaf = node.container("pod-a", "deaf", "trap '' TERM; echo up; while :; do sleep 0.05; done");
+    for spec in [&polite, &deaf] {
+        node.run(spec);
+        node.wait_for_log(&spec.key, "up");
+    }
+    let exit = node.runtime().stop_container(&polite.key, Duration::from_secs(10)).expect("stopping");
+    assert_eq!((exit.code, exit.signal), (3, None));
+    assert!(node.log(&polite.key).contains("bye"));
+
+    let begun = Instant::now();
+    let exit = node.runtime().stop_container(&deaf.key, Duration::from_millis(300)).expect("stopping");
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), false));
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let again = node.runtime().stop_container(&deaf.key, Duration::from_secs(1)).expect("stopping again");
+    assert_eq!(again, exit);
+}
+
+#[test]
+fn creating_and_starting_again_changes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let first = node.sandbox("pod-a");
+    assert_eq!(node.sandbox("pod-a").netns, first.netns);
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    let created = node.runtime().create_container(&spec).expect("creating");
+    assert_eq!(node.runtime().create_container(&spec).expect("creating again"), created);
+    let started = node.runtime().start_container(&spec.key).expect("starting");
+    assert_eq!(node.runtime().start_container(&spec.key).expect("starting again"), started);
+}
+
+#[test]
+fn what_is_not_supported_yet_is_refused_by_name() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let mut spec = node.container("pod-a", "main", "true");
+    spec.tty = true;
+    let refused = node.runtime().create_container(&spec);
+    assert!(matches!(refused, Err(Error::NotSupported { field: "tty" })), "{refused:?}");
+    let mut sandbox = node.sandbox_spec("pod-b");
+    sandbox.share_process_namespace = true;
+    let refused = node.runtime().create_sandbox(&sandbox).expect_err("a shared process namespace");
+    assert_eq!(refused.to_string(), "spec.shareProcessNamespace is not supported yet");
+    let spec = node.container("../escape", "main", "true");
+    assert!(matches!(node.runtime().create_container(&spec), Err(Error::InvalidName { .. })));
+}
+
+#[test]
+fn a_follower_reads_a_log_while_it_is_written() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "for i in 1 2 3; do echo line $i; sleep 0.1; done");
+    node.run(&spec);
+    let options = LogOptions { follow: true, ..LogOptions::default() };
+    let reader = node.runtime().logs(&spec.key, options, Cancel::new()).expect("the log");
+    let lines: Vec<_> =
+        reader.map(|item| String::from_utf8(item.expect("an entry")).expect("text")).collect();
+    assert_eq!(lines.concat(), "line 1\nline 2\nline 3\n");
+}
+
+#[test]
+fn host_namespaces_are_the_nodes_own_and_orphans_do_not_survive() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let mut sandbox = node.sandbox_spec("pod-a");
+    (sandbox.host_network, sandbox.host_ipc, sandbox.host_pid) = (true, true, true);
+    let sandbox = node.runtime().create_sandbox(&sandbox).expect("a sandbox");
+    assert_eq!(sandbox.netns, None);
+    let marker = format!("1{}", std::process::id());
+    let script =
+        format!("for ns in net ipc pid uts; do readlink /proc/self/ns/$ns; done; sleep {marker} & exit 0");
+    let spec = node.container("pod-a", "main", &script);
+    let (_, log) = node.finish(&spec);
+    let own: Vec<_> = ["net", "ipc", "pid", "uts"]
+        .iter()
+        .map(|kind| {
+            fs::read_link(format!("/proc/self/ns/{kind}")).expect("a namespace").display().to_string()
+        })
+        .collect();
+    assert_eq!(log.lines().collect::<Vec<_>>(), own);
+    wait_until("the orphan is gone", || traces(&format!("sleep {marker}")).is_empty());
 }

@@ -2,3 +2,6 @@
 
 mod containers;
 mod fixture;
+mod images;
+mod life;
+mod security;

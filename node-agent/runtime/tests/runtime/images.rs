@@ -1,0 +1,290 @@
+//! Images: every form they come in, and the ones that attack.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use tar::EntryType;
+use weir_runtime::images::ImageError;
+use weir_runtime::{ImageStore, PullPolicy};
+
+use crate::fixture::{Compression, Layer, Layout, is_root};
+
+const NAME: &str = "weir.test/image:v1";
+
+struct Images {
+    directory: tempfile::TempDir,
+}
+
+impl Images {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(self.path("layout"))
+    }
+
+    fn store(&self, source: &str) -> ImageStore {
+        ImageStore::open(self.path("images"), vec![self.path(source)]).expect("a store")
+    }
+
+    fn layers(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path("images/layers")).expect("layers").flatten();
+        entries.map(|entry| entry.path()).collect()
+    }
+
+    /// Unpacks an image of one layer; returns where, or why not.
+    fn unpack(&self, layer: Layer) -> Result<PathBuf, ImageError> {
+        let layout = self.layout();
+        let image = layout.image(serde_json::json!({}), &[layer.bytes()], Compression::None);
+        layout.index(&[(NAME, image)]);
+        let image = self.store("layout").resolve(NAME, PullPolicy::IfNotPresent)?;
+        Ok(self.path("images/layers").join(image.layers[0].trim_start_matches("sha256:")))
+    }
+}
+
+#[test]
+fn layers_of_every_compression_and_archives_are_read() {
+    if !is_root() {
+        return;
+    }
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let images = Images::new();
+        let layout = images.layout();
+        let layers = [Layer::new().file("one", b"1").bytes(), Layer::new().file("two", b"2").bytes()];
+        let image = layout.image(serde_json::json!({ "User": "web" }), &layers, compression);
+        layout.index(&[("other:v1", image.clone()), (NAME, image)]);
+        layout.archive(&images.path("image.tar"));
+        for source in ["layout", "image.tar"] {
+            let _ = fs::remove_dir_all(images.path("images"));
+            let image = images.store(source).resolve(NAME, PullPolicy::Always).expect("the image");
+            assert_eq!((image.layers.len(), image.config.user.as_deref()), (2, Some("web")));
+            assert_eq!(images.layers().len(), 2);
+        }
+    }
+}
+
+#[test]
+fn the_variant_of_this_platform_is_chosen_from_an_index() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    let layout = images.layout();
+    let own = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut variant =
+        layout.image(serde_json::json!({}), &[Layer::new().file("own", b"").bytes()], Compression::Gzip);
+    variant["platform"] = serde_json::json!({ "os": "linux", "architecture": own });
+    let mut foreign = variant.clone();
+    foreign["platform"] = serde_json::json!({ "os": "linux", "architecture": "s390x" });
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = |manifests: &[&serde_json::Value]| {
+        layout.blob(
+            kind,
+            serde_json::json!({ "schemaVersion": 2, "manifests": manifests }).to_string().as_bytes(),
+        )
+    };
+    layout.index(&[(NAME, index(&[&foreign, &variant])), ("weir.test/foreign:v1", index(&[&foreign]))]);
+    let store = images.store("layout");
+    let image = store.resolve(NAME, PullPolicy::IfNotPresent).expect("the image");
+    assert_eq!(serde_json::json!(image.digest), variant["digest"]);
+    let error = store.resolve("weir.test/foreign:v1", PullPolicy::IfNotPresent).expect_err("no variant");
+    assert!(error.to_string().contains("linux/s390x"), "{error}");
+}
+
+#[test]
+fn an_image_that_is_nowhere_is_named_with_the_places_searched() {
+    let images = Images::new();
+    images.layout().index(&[]);
+    let store = images.store("layout");
+    let error = store.resolve("weir.test/none:v9", PullPolicy::IfNotPresent).expect_err("no such image");
+    assert_eq!(error.reason(), "ErrImagePull");
+    let text = error.to_string();
+    assert!(
+        text.contains("weir.test/none:v9") && text.contains(&images.path("layout").display().to_string()),
+        "{text}"
+    );
+    let error = store.resolve(NAME, PullPolicy::Never).expect_err("never pulled");
+    assert_eq!(error.reason(), "ErrImageNeverPull");
+    let error = store.resolve("Not A Name", PullPolicy::Never).expect_err("no name");
+    assert_eq!(error.reason(), "InvalidImageName");
+}
+
+#[test]
+fn an_image_in_the_store_outlives_its_source() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    images.unpack(Layer::new().file("file", b"")).expect("the image");
+    images.layout().index(&[]);
+    for policy in [PullPolicy::Never, PullPolicy::IfNotPresent, PullPolicy::Always] {
+        images.store("layout").resolve(NAME, policy).expect("the image in the store");
+    }
+}
+
+#[test]
+fn bytes_that_are_not_what_their_digest_says_are_refused() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    let layout = images.layout();
+    let good = Layer::new().file("file", b"good").bytes();
+    let image = layout.image(serde_json::json!({}), &[good], Compression::None);
+    layout.index(&[(NAME, image)]);
+    for blob in fs::read_dir(layout.0.join("blobs/sha256")).expect("blobs").flatten() {
+        let content = fs::read(blob.path()).expect("a blob");
+        let mut changed = content.clone();
+        let last = changed.len() - 2;
+        changed[last] ^= 1;
+        fs::write(blob.path(), changed).expect("a blob");
+        let error =
+            images.store("layout").resolve(NAME, PullPolicy::IfNotPresent).expect_err("a changed blob");
+        assert!(matches!(error, ImageError::DigestMismatch { .. }), "{error}");
+        assert_eq!(images.layers(), Vec::<PathBuf>::new());
+        fs::write(blob.path(), content).expect("a blob");
+    }
+    images.store("layout").resolve(NAME, PullPolicy::IfNotPresent).expect("the image restored");
+}
+
+#[test]
+fn half_written_layers_are_swept_at_the_next_start() {
+    let images = Images::new();
+    images.layout().index(&[]);
+    drop(images.store("layout"));
+    fs::create_dir_all(images.path("images/layers/0123.part/etc")).expect("a directory");
+    fs::write(images.path("images/refs/0123.part"), "{").expect("a file");
+    drop(images.store("layout"));
+    assert_eq!(images.layers(), Vec::<PathBuf>::new());
+    assert!(!images.path("images/refs/0123.part").exists());
+}
+
+#[test]
+fn files_links_modes_owners_and_times_arrive_as_packed() {
+    if !is_root() {
+        return;
+    }
+    let mut setuid = Layer::header(EntryType::Regular, 0o4755);
+    setuid.set_uid(101);
+    setuid.set_gid(102);
+    let layer = Layer::new()
+        .directory("./usr/")
+        .raw(setuid, "usr/tool", "", b"#!")
+        .hard_link("usr/same", "usr/tool")
+        .symlink("bin", "usr")
+        .file("bin/through", b"followed inside")
+        .file("deep/er/file", b"")
+        .file("/absolute", b"in the root");
+    let root = Images::new();
+    let root_path = root.unpack(layer).expect("the image");
+    let tool = fs::symlink_metadata(root_path.join("usr/tool")).expect("the tool");
+    assert_eq!((tool.mode() & 0o7777, tool.uid(), tool.gid(), tool.nlink()), (0o4755, 101, 102, 2));
+    assert_eq!(tool.mtime(), 1_700_000_000);
+    assert_eq!(fs::metadata(root_path.join("usr")).expect("usr").mtime(), 1_700_000_000);
+    assert_eq!(fs::read(root_path.join("usr/through")).expect("the file"), b"followed inside");
+    assert!(root_path.join("deep/er/file").exists() && root_path.join("absolute").exists());
+}
+
+#[test]
+fn deletions_become_what_overlayfs_understands() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    let layer = Layer::new()
+        .directory("etc")
+        .file("etc/.wh.gone", b"")
+        .directory("var")
+        .file("var/.wh..wh..opq", b"")
+        .file(".wh.replaced", b"")
+        .directory("replaced");
+    let root = images.unpack(layer).expect("the image");
+    let gone = fs::symlink_metadata(root.join("etc/gone")).expect("a whiteout");
+    assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+    for opaque in ["var", "replaced"] {
+        let value = attribute(&root.join(opaque), c"trusted.overlay.opaque");
+        assert_eq!(value.as_deref(), Some(b"y".as_slice()), "{opaque}");
+    }
+}
+
+fn attribute(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).expect("a path");
+    let mut value = [0u8; 16];
+    // SAFETY: both strings are terminated, and the kernel writes at most the length given.
+    let length =
+        unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    Some(value[..usize::try_from(length).ok()?].to_vec())
+}
+
+#[test]
+fn a_layer_that_reaches_out_of_its_directory_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    let outside = images.path("outside");
+    fs::create_dir(&outside).expect("a directory");
+    fs::write(outside.join("secret"), "secret").expect("a file");
+    let out = outside.display().to_string();
+    let secret = format!("{out}/secret");
+    let up = "../".repeat(12);
+    let attacks: Vec<(&str, Layer)> = vec![
+        ("dot-dot in a name", Layer::new().file("../../outside/new", b"x")),
+        ("dot-dot inside a name", Layer::new().directory("a").file("a/../../new", b"x")),
+        ("an absolute link as parent", Layer::new().symlink("door", &out).file("door/new", b"x")),
+        (
+            "a relative link as parent",
+            Layer::new().symlink("door", &format!("{up}{out}")).file("door/new", b"x"),
+        ),
+        ("links in a chain", Layer::new().symlink("a", "..").symlink("b", "a/..").file("b/new", b"x")),
+        ("a directory over a link", Layer::new().symlink("door", &out).directory("door/sub")),
+        ("a hard link to dot-dot", Layer::new().hard_link("stolen", "../../outside/secret")),
+        ("a hard link through a link", Layer::new().symlink("door", &out).hard_link("stolen", "door/secret")),
+        ("a link through a link", Layer::new().symlink("door", &out).symlink("door/new", "/etc")),
+        ("a whiteout through a link", Layer::new().symlink("door", &out).file("door/.wh.secret", b"")),
+        ("an opaque mark through a link", Layer::new().symlink("door", &out).file("door/.wh..wh..opq", b"")),
+        ("a whiteout of dot-dot", Layer::new().file(".wh...", b"")),
+        ("a whiteout of dot", Layer::new().file(".wh..", b"")),
+        ("a block device", Layer::new().raw(Layer::header(EntryType::Block, 0o666), "disk", "", b"")),
+        ("a character device", Layer::new().raw(Layer::header(EntryType::Char, 0o666), "mem", "", b"")),
+        ("the root as a file", Layer::new().file("./", b"x")),
+    ];
+    for (attack, layer) in attacks {
+        let error = images.unpack(layer).expect_err(attack);
+        assert!(matches!(error, ImageError::Refused { .. }), "{attack}: {error}");
+        let names: Vec<_> =
+            fs::read_dir(&outside).expect("outside").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(names, ["secret"], "{attack}");
+        assert_eq!(fs::symlink_metadata(&secret).expect("the secret").nlink(), 1, "{attack}");
+        assert!(!images.path("images/layers/new").exists() && !images.path("new").exists(), "{attack}");
+        assert_eq!(images.layers(), Vec::<PathBuf>::new(), "{attack}");
+    }
+}
+
+#[test]
+fn links_are_replaced_and_not_written_through() {
+    if !is_root() {
+        return;
+    }
+    let images = Images::new();
+    let victim = images.path("victim");
+    fs::write(&victim, "untouched").expect("a file");
+    let target = victim.display().to_string();
+    let root = images
+        .unpack(Layer::new().symlink("file", &target).file("file", b"own content").hard_link("link", "/file"))
+        .expect("the image");
+    assert_eq!(fs::read_to_string(&victim).expect("the victim"), "untouched");
+    assert_eq!(fs::read_to_string(root.join("file")).expect("the file"), "own content");
+    assert_eq!(fs::read_to_string(root.join("link")).expect("the link"), "own content");
+}

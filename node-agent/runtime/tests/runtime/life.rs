@@ -1,0 +1,147 @@
+//! The deaths of the agent, of shims and of containers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use weir_runtime::{ContainerState, ExitReason};
+
+use crate::fixture::{Node, is_root, traces, wait_until};
+
+fn pid(state: &ContainerState) -> i32 {
+    match state {
+        ContainerState::Created { pid } | ContainerState::Running { pid, .. } => *pid,
+        ContainerState::Exited(exit) => panic!("the container has ended: {exit:?}"),
+    }
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("a kill");
+}
+
+/// The process that runs as the shim of the container in this directory.
+fn shim_of(directory: &str) -> i32 {
+    let found = fs::read_dir("/proc").expect("processes").flatten().find_map(|process| {
+        let command = fs::read(process.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let is_shim = command.starts_with("weir shim ") && command.contains(directory);
+        is_shim.then(|| process.file_name().to_str()?.parse().ok()).flatten()
+    });
+    found.expect("a shim")
+}
+
+#[test]
+fn containers_outlive_the_agent_and_are_found_again() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.sandbox("pod-a");
+    let running = node.container("pod-a", "running", "echo before; while :; do sleep 0.05; done");
+    let ends = node.container("pod-a", "ends", "while ! test -e /tmp/go; do sleep 0.02; done; exit 5");
+    let created = node.container("pod-a", "created", "echo late");
+    let before = node.run(&running);
+    let ending = node.run(&ends);
+    node.runtime().create_container(&created).expect("creating");
+    node.wait_for_log(&running.key, "before");
+
+    // Dropping the runtime leaves what a killed agent leaves: the threads and descriptors are gone, no goodbye is said.
+    node.runtime = None;
+    let go = PathBuf::from(format!("/proc/{}/root/tmp/go", pid(&ending.state)));
+    fs::write(go, "").expect("a file in the container");
+    wait_until("the exit is recorded", || {
+        node.directory.path().join("state/pods/pod-a/ends/0/exit.json").exists()
+    });
+
+    node.open();
+    let events = node.runtime().events();
+    assert_eq!(node.runtime().sandboxes().expect("sandboxes").len(), 1);
+    assert_eq!(node.runtime().status(&running.key).expect("the container"), before);
+    let event = events.recv_timeout(std::time::Duration::from_secs(10)).expect("the exit that nobody saw");
+    assert_eq!((event.key, event.exit.code), (ends.key.clone(), 5));
+    node.runtime().start_container(&created.key).expect("starting what was created before");
+    assert_eq!(node.wait(&created.key).code, 0);
+    assert_eq!(node.log(&created.key), "late\n");
+    node.runtime().remove_container(&running.key).expect("removing");
+    assert!(!PathBuf::from(format!("/proc/{}", pid(&before.state))).exists());
+}
+
+#[test]
+fn a_container_whose_shim_is_killed_is_killed_and_reported() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.sandbox("pod-a");
+    let state = node.directory.path().join("state").display().to_string();
+    for (name, restart) in [("watched", false), ("alone", true)] {
+        let spec = node.container("pod-a", name, "sleep 1000");
+        let status = node.run(&spec);
+        if restart {
+            node.runtime = None;
+        }
+        kill(shim_of(&format!("{state}/pods/pod-a/{name}/0")));
+        if restart {
+            node.open();
+        }
+        let exit = node.wait(&spec.key);
+        assert_eq!((exit.code, exit.reason), (137, ExitReason::ShimLost));
+        let process = format!("/proc/{}/cmdline", pid(&status.state));
+        wait_until("the process is gone", || fs::read(&process).unwrap_or_default().is_empty());
+        node.runtime().remove_container(&spec.key).expect("removing");
+    }
+    node.runtime().remove_sandbox("pod-a").expect("removing");
+    assert!(traces(&state).is_empty());
+    assert!(node.cgroups().is_empty());
+}
+
+#[test]
+fn a_container_whose_shim_dies_before_the_start_is_gone_too() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "true");
+    let status = node.runtime().create_container(&spec).expect("creating");
+    kill(shim_of(&node.directory.path().join("state/pods/pod-a/main/0").display().to_string()));
+    assert_eq!(node.wait(&spec.key).reason, ExitReason::ShimLost);
+    let process = format!("/proc/{}/cmdline", pid(&status.state));
+    wait_until("the process is gone", || fs::read(&process).unwrap_or_default().is_empty());
+}
+
+#[test]
+fn a_killed_first_process_is_an_exit_by_signal() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    let status = node.run(&spec);
+    kill(pid(&status.state));
+    let exit = node.wait(&spec.key);
+    assert_eq!((exit.code, exit.signal, exit.reason), (137, Some(9), ExitReason::Error));
+}
+
+#[test]
+fn half_written_state_is_cleaned_up_by_removing_the_pod() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.sandbox("pod-a");
+    node.runtime = None;
+    let pods = node.directory.path().join("state/pods");
+    fs::write(pods.join("pod-a/.sandbox/sandbox.json"), "{\"spec\":").expect("a file");
+    fs::create_dir_all(pods.join("pod-a/half/0")).expect("a directory");
+    fs::write(pods.join("pod-a/half/0/container.json"), "{").expect("a file");
+    fs::create_dir_all(pods.join("pod-b/none/3")).expect("a directory");
+    node.open();
+    assert!(node.runtime().sandboxes().expect("sandboxes").is_empty());
+    assert_eq!(node.runtime().pod_uids().expect("pods"), ["pod-a", "pod-b"]);
+    for uid in ["pod-a", "pod-b"] {
+        node.runtime().remove_sandbox(uid).expect("removing");
+    }
+    assert!(traces(&pods.display().to_string()).is_empty());
+}

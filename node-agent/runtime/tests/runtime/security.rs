@@ -1,0 +1,229 @@
+//! What a container must not be able to do, and whom it runs as. Each test closes a gap that libcontainer leaves open.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use weir_runtime::{ContainerSpec, Error, ExecSpec, ExecStdio, Seccomp};
+
+use crate::fixture::{Node, is_root};
+
+fn exec(node: &Node, spec: &ContainerSpec, script: &str) -> Result<(i32, String), Error> {
+    let (read, write) = nix::unistd::pipe().expect("a pipe");
+    let stdio =
+        ExecStdio { stdout: Some(write.try_clone().expect("a copy")), stderr: Some(write), stdin: None };
+    let argv = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+    let timeout = Some(Duration::from_secs(20));
+    let code = node.runtime().exec(&spec.key, ExecSpec { argv, stdio, tty: false, timeout })?;
+    Ok((code, read_all(read)))
+}
+
+fn read_all(pipe: OwnedFd) -> String {
+    let mut text = String::new();
+    File::from(pipe).read_to_string(&mut text).expect("output");
+    text
+}
+
+#[test]
+fn the_user_comes_from_the_image_or_the_security_context() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let script = "id -u; id -g; id -G; echo out > /dev/stdout";
+    let mut spec = node.container("pod-a", "image", script);
+    spec.image.config.user = Some("web".into());
+    spec.security.supplemental_groups = vec![2000];
+    assert_eq!(node.finish(&spec).1, "101\n102\n102 4 2000\nout\n");
+
+    let mut spec = node.container("pod-a", "context", script);
+    (spec.security.run_as_user, spec.security.run_as_group) = (Some(1234), Some(99));
+    assert_eq!(node.finish(&spec).1, "1234\n99\n99\nout\n");
+
+    let mut spec = node.container("pod-a", "root", script);
+    spec.security.run_as_non_root = true;
+    let error = node.runtime().create_container(&spec).expect_err("root is refused");
+    assert_eq!(error.reason(), "CreateContainerConfigError");
+    assert!(error.to_string().contains("runAsNonRoot"), "{error}");
+}
+
+#[test]
+fn root_in_a_container_cannot_raise_its_limits_or_reach_devices() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let mut spec = node.container(
+        "pod-a",
+        "main",
+        "for file in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do \
+           test -e $file && { echo 999999999 > $file && echo raised; }; done; \
+         mkdir /sys/fs/cgroup/memory/x && echo made; \
+         mknod /tmp/disk b 254 0; head -c 1 /tmp/disk && echo read; \
+         mknod /tmp/kmsg c 1 11; head -c 1 /tmp/kmsg && echo read; \
+         echo 1 > /proc/sys/kernel/printk && echo wrote; \
+         mount -t tmpfs none /tmp && echo mounted; \
+         head -c 1 /dev/zero | wc -c; echo x > /dev/null && echo null",
+    );
+    spec.resources.memory_limit = Some(64 << 20);
+    let (_, log) = node.finish(&spec);
+    let words: Vec<_> = log.lines().filter(|line| !line.contains(':')).collect();
+    assert_eq!(words, ["1", "null"], "{log}");
+}
+
+#[test]
+fn capabilities_are_the_usual_ones_and_no_new_privs_is_set_when_asked() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let script = "grep -E 'CapBnd|CapEff|CapInh|CapAmb|NoNewPrivs' /proc/self/status";
+    let field = |log: &str, name: &str| {
+        let line = log.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    let (_, log) = node.finish(&node.container("pod-a", "usual", script));
+    for name in ["CapBnd", "CapEff"] {
+        assert_eq!(field(&log, name), "00000000a80425fb");
+    }
+    for name in ["CapInh", "CapAmb"] {
+        assert_eq!(field(&log, name), "0000000000000000");
+    }
+    assert_eq!(field(&log, "NoNewPrivs"), "0");
+
+    let mut spec = node.container("pod-a", "least", script);
+    spec.security.capabilities_drop = vec!["ALL".into()];
+    spec.security.capabilities_add = vec!["NET_BIND_SERVICE".into()];
+    spec.security.allow_privilege_escalation = Some(false);
+    let (_, log) = node.finish(&spec);
+    assert_eq!((field(&log, "CapEff"), field(&log, "NoNewPrivs")), ("0000000000000400".into(), "1".into()));
+}
+
+#[test]
+fn the_default_seccomp_profile_lets_programs_work_and_stops_what_it_should() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    // With the capability, only seccomp can refuse.
+    let script = "grep Seccomp: /proc/self/status; (echo child) | cat; swapoff -a; echo done";
+    for (name, no_new_privs) in [("plain", None), ("nnp", Some(false))] {
+        let mut spec = node.container("pod-a", name, script);
+        spec.security.seccomp = Seccomp::RuntimeDefault;
+        spec.security.allow_privilege_escalation = no_new_privs;
+        let (exit, log) = node.finish(&spec);
+        assert!(log.contains("Seccomp:\t2") && log.contains("child") && log.contains("done"), "{log}");
+        assert_eq!(exit.code, 0);
+    }
+    let profile = node.directory.path().join("profile.json");
+    let rules = serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }] });
+    fs::write(&profile, rules.to_string()).expect("a profile");
+    let mut spec = node.container("pod-a", "local", "mkdir /tmp/x || echo refused");
+    spec.security.seccomp = Seccomp::Localhost(profile.clone());
+    assert!(node.finish(&spec).1.contains("refused"));
+    fs::write(&profile, "{").expect("a profile");
+    let mut spec = node.container("pod-a", "broken", "true");
+    spec.security.seccomp = Seccomp::Localhost(profile);
+    let error = node.runtime().create_container(&spec).expect_err("a broken profile");
+    assert_eq!(error.reason(), "CreateContainerConfigError");
+}
+
+#[test]
+fn a_read_only_root_stays_as_it_is() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let mut spec =
+        node.container("pod-a", "main", "touch /file && echo made; touch /dev/shm/file && echo shm");
+    spec.security.read_only_root = true;
+    let (_, log) = node.finish(&spec);
+    assert!(!log.contains("made") && log.contains("shm"), "{log}");
+}
+
+#[test]
+fn the_agents_program_is_out_of_a_containers_reach() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    node.run(&spec);
+    let directory = node.directory.path().join("state/pods/pod-a/main/0").display().to_string();
+    let shims = fs::read_dir("/proc").expect("processes").flatten().filter(|process| {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).replace('\0', " ").contains(&format!("shim {directory}"))
+    });
+    let program = shims.map(|process| process.path().join("exe")).next().expect("a shim");
+    assert_eq!(fs::read_link(&program).expect("a link").to_string_lossy(), "/memfd:weir-agent (deleted)");
+    let program = File::open(&program).expect("the program");
+    let seals = nix::fcntl::fcntl(&program, nix::fcntl::FcntlArg::F_GET_SEALS).expect("its seals");
+    assert!(nix::fcntl::SealFlag::from_bits_truncate(seals).contains(nix::fcntl::SealFlag::F_SEAL_WRITE));
+}
+
+#[test]
+fn an_exec_session_runs_as_the_container_does() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let sandbox = node.sandbox("pod-a");
+    let mut spec = node.container("pod-a", "main", "sleep 1000");
+    spec.security.run_as_user = Some(101);
+    spec.security.seccomp = Seccomp::RuntimeDefault;
+    spec.working_dir = Some("/tmp".into());
+    spec.env = vec![("COLOUR".into(), "green".into())];
+    node.run(&spec);
+    let script = "id -u; id -g; pwd; echo $COLOUR; hostname; grep Seccomp: /proc/self/status; \
+                  grep -h CapEff /proc/self/status; cat /proc/self/cgroup; exit 4";
+    let (code, output) = exec(&node, &spec, script).expect("a session");
+    let lines: Vec<_> = output.lines().take(7).collect();
+    assert_eq!(code, 4, "{output}");
+    let expected = ["101", "102", "/tmp", "green", "web-1", "Seccomp:\t2", "CapEff:\t0000000000000000"];
+    assert_eq!(lines, expected);
+    // Inside its cgroup namespace the container's own groups are the roots, in every hierarchy.
+    let groups: Vec<_> = output.lines().skip(7).collect();
+    assert!(groups.len() > 1 || !sandbox.cgroup.is_empty());
+    for hierarchy in groups.iter().filter(|line| !line.contains("systemd")) {
+        assert!(hierarchy.ends_with(":/"), "{hierarchy}");
+    }
+}
+
+#[test]
+fn an_exec_session_that_fails_or_takes_too_long_says_so() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    node.run(&spec);
+    let run = |argv: &[&str], timeout: u64| {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let timeout = Some(Duration::from_millis(timeout));
+        node.runtime().exec(&spec.key, ExecSpec { argv, stdio: ExecStdio::default(), tty: false, timeout })
+    };
+    let error = run(&["no-such-program"], 20_000).expect_err("no program");
+    assert!(error.to_string().contains("\"no-such-program\": executable file not found in $PATH"), "{error}");
+    let error = run(&["sleep", "1000"], 100).expect_err("too long");
+    assert!(error.to_string().contains("did not end"), "{error}");
+    assert_eq!(run(&["false"], 20_000).expect("a session"), 1);
+    assert_eq!(run(&["sh", "-c", "kill -9 $$"], 20_000).expect("a session"), 137);
+    let left: Vec<_> = fs::read_dir(node.directory.path().join("state/pods/pod-a/main/0"))
+        .expect("the container's directory")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("exec-"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+    node.runtime().stop_container(&spec.key, Duration::ZERO).expect("stopping");
+    assert!(run(&["true"], 20_000).is_err());
+}
