@@ -8,9 +8,9 @@
 //!        └─────── the file, for what is older
 //! ```
 //!
-//! - [`record`], [`disk`], [`medium`]: what the file holds, and how it is opened and examined.
-//! - [`index`], [`recent`], [`lease`], [`batch`]: pure parts.
-//! - [`state`]: what readers see. [`writer`]: the one thread that changes it. [`watch`]: a reader's place in history.
+//! - `record`, `disk`, `medium`: what the file holds, and how it is opened and examined.
+//! - `index`, `recent`, `lease`, `batch`: pure parts.
+//! - `state`: what readers see. `writer`: the one thread that changes it. `watch`: a reader's place in history.
 //!
 //! **Invariant:** nothing is shown or answered before it is durable.
 //!

@@ -1,6 +1,6 @@
 //! A watch is a place in history and nothing else: it takes the next changes from memory, or from the file if it is far
 //! behind, when its reader asks for them. So a slow reader costs nothing and holds back nobody; if the compaction overtakes
-//! it, it ends in [`Error::Compacted`](crate::Error::Compacted).
+//! it, it ends in [`Error::Compacted`].
 
 use std::{collections::VecDeque, sync::Arc};
 

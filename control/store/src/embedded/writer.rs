@@ -182,15 +182,19 @@ impl Writer {
     }
 
     fn commit(&mut self, txns: Vec<Txn>, replies: Vec<(Reply<TxnOutcome>, OwnedSemaphorePermit)>) {
-        let (outcomes, changes) = match self.decide(txns) {
+        let decided = self.ready("write").and_then(|disk| Ok((disk, self.decide(txns)?)));
+        let (disk, (outcomes, changes)) = match decided {
             Ok(decided) => decided,
-            Err(error) => (vec![Err(error); replies.len()], Vec::new()),
+            Err(error) => {
+                replies.into_iter().for_each(|(reply, _)| answer(reply, Err(error.clone())));
+                return;
+            }
         };
         // Even an outcome that changes nothing may rest on another of the group that does.
         let written = if changes.is_empty() {
             Ok(())
         } else {
-            self.perform("write", changes_write(&changes), Effect::Changes(changes))
+            self.perform("write", disk, changes_write(&changes), Effect::Changes(changes))
         };
         for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
             answer(reply, outcome.and_then(|outcome| written.clone().map(|()| outcome)));
@@ -208,17 +212,16 @@ impl Writer {
 
     fn grant(&mut self, ttl: Duration) -> Result<LeaseId> {
         let ttl = Duration::from_secs(ttl.as_nanos().div_ceil(1_000_000_000).max(1) as u64).min(MAX_TTL);
+        let disk = self.ready("grant a lease")?;
         let id = LeaseId(self.last_lease + 1);
-        self.perform(
-            "grant a lease",
-            Write { grant: Some((id, ttl)), ..Write::default() },
-            Effect::Grant(id, ttl),
-        )?;
+        let write = Write { grant: Some((id, ttl)), ..Write::default() };
+        self.perform("grant a lease", disk, write, Effect::Grant(id, ttl))?;
         Ok(id)
     }
 
     /// Deletes the lease's keys and the lease, in one commit.
     fn revoke(&mut self, lease: LeaseId) -> Result<()> {
+        let disk = self.ready("end a lease")?;
         let keys = self.shared.leases().keys(lease).ok_or(Error::LeaseNotFound(lease))?;
         let changes = {
             let state = self.shared.read("end a lease")?;
@@ -227,7 +230,7 @@ impl Writer {
             batch.into_changes()
         };
         let write = Write { end: Some(lease), ..changes_write(&changes) };
-        self.perform("end a lease", write, Effect::End(lease, changes))
+        self.perform("end a lease", disk, write, Effect::End(lease, changes))
     }
 
     fn end_leases(&mut self) {
@@ -241,6 +244,7 @@ impl Writer {
     }
 
     fn compact(&mut self, revision: i64) -> Result<()> {
+        let disk = self.ready("compact")?;
         let (newest, compacted) = {
             let state = self.shared.read("compact")?;
             (state.revision, state.compacted)
@@ -252,25 +256,31 @@ impl Writer {
             return Ok(());
         }
         let write = Write { compacted: Some(revision), ..Write::default() };
-        self.perform("compact", write, Effect::Compaction(revision))
+        self.perform("compact", disk, write, Effect::Compaction(revision))
     }
 
     /// Removes some of what compactions left, when there is nothing else to do. Tries the file again after a fault.
     fn sweep(&mut self) {
-        if self.trouble.is_some() {
-            if let Err(error) = self.ready("recover") {
-                tracing::debug!(%error, "store is still out of order");
+        let swept = self.ready("compact").and_then(|disk| {
+            if self.garbage.is_empty() {
+                return Ok(());
             }
-        } else if !self.garbage.is_empty()
-            && let Err(error) = self.perform("compact", Write::default(), Effect::Sweep)
-        {
-            tracing::warn!(%error, "compacted changes cannot be removed from the file yet");
+            self.perform("compact", disk, Write::default(), Effect::Sweep)
+        });
+        if let Err(error) = swept {
+            tracing::debug!(%error, "store is not in order yet");
         }
     }
 
-    /// Makes a write durable and shows its effect.
-    fn perform(&mut self, operation: &'static str, mut write: Write, effect: Effect) -> Result<()> {
-        let disk = self.ready(operation)?;
+    /// Makes a write durable and shows its effect. Whoever decides on a write asks for the disk first: that may show
+    /// the effect of a doubtful one, on which the decision has to build.
+    fn perform(
+        &mut self,
+        operation: &'static str,
+        disk: Arc<Disk>,
+        mut write: Write,
+        effect: Effect,
+    ) -> Result<()> {
         self.serial += 1;
         write.serial = self.serial;
         if write.revision == 0 {

@@ -71,16 +71,14 @@ mod tests {
 
     #[test]
     fn a_range_holds_what_starts_with_the_prefix() {
-        let table: [(&str, Option<&str>, &[u8], &[u8]); 5] = [
-            ("/a/", None, b"/a/", b"/a0"),
-            ("/a/", Some("/a/1"), b"/a/1\0", b"/a0"),
-            ("/a/", Some("/"), b"/a/", b"/a0"),
-            ("", None, b"\0", b"\0"),
-            ("", Some("/a"), b"/a\0", b"\0"),
-        ];
-        for (prefix, after, start, end) in table {
+        let holds = |prefix: &str, after: Option<&str>, start: &[u8], end: &[u8]| {
             assert_eq!(range(prefix, after), (start.to_vec(), end.to_vec()), "{prefix} {after:?}");
-        }
+        };
+        holds("/a/", None, b"/a/", b"/a0");
+        holds("/a/", Some("/a/1"), b"/a/1\0", b"/a0");
+        holds("/a/", Some("/"), b"/a/", b"/a0");
+        holds("", None, b"\0", b"\0");
+        holds("", Some("/a"), b"/a\0", b"\0");
         assert_eq!(range("ü", None).1, [0xc3, 0xbd]);
     }
 }

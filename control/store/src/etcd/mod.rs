@@ -1,9 +1,9 @@
 //! The store on an etcd cluster, 3.4 or later: the production one.
 //!
-//! etcd's own model is the crate's, so this is a translation: [`convert`] between types, [`failure`] of errors. Two things
+//! etcd's own model is the crate's, so this is a translation: `convert` between types, `failure` of errors. Two things
 //! are more than that:
 //!
-//! - [`members`]: requests go to one member and turn to the next when it fails. What was surely not performed is repeated,
+//! - `members`: requests go to one member and turn to the next when it fails. What was surely not performed is repeated,
 //!   for up to ten seconds; a change whose answer got lost is reported as [`Error::OutcomeUnknown`] and never repeated.
 //! - Lists are read in pages that adapt to the size of the values, all at one revision.
 //!

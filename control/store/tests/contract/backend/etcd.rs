@@ -22,16 +22,25 @@ pub(crate) struct EtcdServer {
 
 impl EtcdServer {
     /// A server of its own; `None` where etcd is not installed, unless the tests must have it.
-    pub(crate) async fn start() -> Option<Self> {
-        Self::start_with(&[]).await
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
     }
 
-    pub(crate) async fn start_with(flags: &[&str]) -> Option<Self> {
+    pub(crate) fn start_with(flags: &[&str]) -> Option<Self> {
+        Self::start_one("http", flags)
+    }
+
+    /// One that speaks TLS with its clients, by flags.
+    pub(crate) fn start_tls(flags: &[&str]) -> Option<Self> {
+        Self::start_one("https", flags)
+    }
+
+    fn start_one(scheme: &str, flags: &[&str]) -> Option<Self> {
         if !installed() {
             return None;
         }
         let directory = TempDir::new().unwrap();
-        let [client, peer] = [free_url(), free_url()];
+        let [client, peer] = [free_url(scheme), free_url("http")];
         let mut command = command("one", directory.path(), &client, &peer, &format!("one={peer}"));
         command.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let process = spawn(&command);
@@ -39,16 +48,16 @@ impl EtcdServer {
     }
 
     /// A cluster of as many members.
-    pub(crate) async fn start_cluster(size: usize) -> Option<Vec<Self>> {
+    pub(crate) fn start_cluster(size: usize) -> Option<Vec<Self>> {
         if !installed() {
             return None;
         }
-        let peers: Vec<String> = (0..size).map(|_| free_url()).collect();
+        let peers: Vec<String> = (0..size).map(|_| free_url("http")).collect();
         let cluster = peers.iter().enumerate().map(|(index, url)| format!("m{index}={url}"));
         let cluster = cluster.collect::<Vec<_>>().join(",");
         let start = |(index, peer): (usize, &String)| {
             let directory = TempDir::new().unwrap();
-            let url = free_url();
+            let url = free_url("http");
             let command = command(&format!("m{index}"), directory.path(), &url, peer, &cluster);
             Self { process: spawn(&command), command, url, _directory: directory }
         };
@@ -107,9 +116,9 @@ fn installed() -> bool {
     false
 }
 
-fn free_url() -> String {
+fn free_url(scheme: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("{scheme}://{}", listener.local_addr().unwrap())
 }
 
 fn command(name: &str, directory: &Path, client: &str, peer: &str, cluster: &str) -> Vec<String> {

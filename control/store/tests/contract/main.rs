@@ -1,6 +1,8 @@
-//! The contract of [`weir_store::Store`]: each promise is one test, held by every backend.
+//! The contract of [`weir_store::Store`]: each promise is one test, held by every backend. And what only etcd can do
+//! to us.
 
 mod backend;
+mod etcd_faults;
 mod promises;
 
 use promises::{history, leases, reading, watching, writing};
@@ -22,7 +24,7 @@ macro_rules! hold {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
-                    let Some(backend) = crate::backend::EtcdServer::start().await else { return };
+                    let Some(backend) = crate::backend::EtcdServer::start() else { return };
                     super::$part::$promise(backend.store().await).await;
                 }
             )*)*
