@@ -51,10 +51,10 @@ pub(crate) struct Services {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Publish a table and its frontends, then remove the frontends that are no more.
+    /// Publish a table and its frontends, then remove the frontends that are no more. Without `publish`, only what is
+    /// known of the backends differs.
     Put {
         key: ServiceKey,
-        old: Option<ServiceId>,
         new: Held,
         publish: bool,
     },
@@ -237,7 +237,7 @@ impl<'a> Wanted<'a> {
         {
             let new = Held { backends: self.backends, ..old.clone() };
             let differs = new != *old;
-            return Ok(differs.then(|| Change::Put { key, old: Some(old.id), new, publish: false }));
+            return Ok(differs.then_some(Change::Put { key, new, publish: false }));
         }
         if weir_ebpf_common::ServiceName::new(&key.to_string()).is_none() {
             return Err(PlanError::Name { service: key });
@@ -263,7 +263,7 @@ impl<'a> Wanted<'a> {
             table: self.table,
             backends: self.backends,
         };
-        Ok(Some(Change::Put { key, old: old.map(|old| old.id), new, publish: true }))
+        Ok(Some(Change::Put { key, new, publish: true }))
     }
 }
 
@@ -276,4 +276,168 @@ fn table(backends: &[Backend]) -> Vec<Socket> {
     let ready = sockets(|backend| backend.ready);
     let serving = if ready.is_empty() { sockets(|backend| backend.terminating) } else { ready };
     serving.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::batch::Protocol;
+
+    const CAPACITY: Capacity = Capacity { frontends: 12, slots: 24 };
+    const NODE: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 31, 0, 11))];
+
+    fn backend(number: u8, ready: bool, terminating: bool) -> Backend {
+        Backend {
+            address: [10, 32, 0, number].into(),
+            port: 8080,
+            node_name: "n".to_owned(),
+            pod: format!("default/pod-{number}"),
+            ready,
+            terminating,
+        }
+    }
+
+    fn port(number: u8, backends: Vec<Backend>, node_port: Option<u16>) -> ServicePort {
+        ServicePort {
+            key: ServiceKey {
+                namespace: "ns".to_owned(),
+                name: format!("s{number}"),
+                port_name: String::new(),
+            },
+            protocol: Protocol::Tcp,
+            cluster_ips: vec![[10, 96, 0, number].into()],
+            port: 80,
+            node_port,
+            backends,
+        }
+    }
+
+    fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
+        let backends = proptest::collection::vec(
+            (0..6_u8, any::<bool>(), any::<bool>()).prop_map(|(n, r, t)| backend(n, r, t)),
+            0..6,
+        );
+        let port = (0..6_u8, backends, any::<bool>()).prop_map(|(number, backends, has)| {
+            port(number, backends, has.then_some(30000 + u16::from(number)))
+        });
+        proptest::collection::vec(port, 0..5).prop_map(|mut ports: Vec<ServicePort>| {
+            ports.sort_by(|a, b| a.key.cmp(&b.key));
+            ports.dedup_by(|a, b| a.key == b.key);
+            ports
+        })
+    }
+
+    fn batches() -> impl Strategy<Value = Vec<Batch>> {
+        let deletes = proptest::collection::vec((0..6_u8).prop_map(|n| port(n, vec![], None).key), 0..3);
+        let batch = (ports(), deletes, any::<bool>()).prop_map(|(upserts, deletes, snapshot)| Batch {
+            revision: 1,
+            snapshot,
+            upserts,
+            deletes,
+        });
+        proptest::collection::vec(batch, 1..8)
+    }
+
+    /// Does to the model what `apply` does, without maps.
+    fn perform(services: &mut Services, slots: &mut Slots, plan: Plan) {
+        for change in plan.changes {
+            let (key, new) = match change {
+                Change::Put { key, new, .. } => (key, Some(new)),
+                Change::Remove { key } => (key, None),
+            };
+            let old = services.remove(&key);
+            let kept = new.as_ref().map_or_else(Vec::new, |new| new.ranges.clone());
+            if let Some(new) = new {
+                services.insert(key, new);
+            }
+            for range in old.into_iter().flat_map(|old| old.ranges).filter(|range| !kept.contains(range)) {
+                slots.free(range);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn after_a_plan_nothing_is_left_to_plan(batches in batches()) {
+            let (mut services, mut slots) = (Services::default(), Slots::new(CAPACITY.slots));
+            for batch in batches {
+                let before = (services.totals(), slots.available());
+                match services.plan(&batch, &NODE, &mut slots, CAPACITY) {
+                    Ok(plan) => perform(&mut services, &mut slots, plan),
+                    // What does not fit changes nothing.
+                    Err(_) => {
+                        prop_assert_eq!((services.totals(), slots.available()), before);
+                        continue;
+                    }
+                }
+                let again = services.plan(&batch, &NODE, &mut slots, CAPACITY).unwrap();
+                prop_assert_eq!(again, Plan::default());
+                let used: u32 = services.by_key.values().flat_map(|held| &held.ranges).map(|range| range.length).sum();
+                prop_assert_eq!(used + slots.available(), CAPACITY.slots);
+                if batch.snapshot {
+                    prop_assert_eq!(services.by_key.len(), batch.upserts.len());
+                }
+            }
+        }
+
+        #[test]
+        fn a_table_holds_ready_backends_or_else_terminating_ones(ports in ports()) {
+            for port in ports {
+                let table = table(&port.backends);
+                let is = |wanted: fn(&Backend) -> bool| {
+                    port.backends.iter().any(wanted)
+                };
+                let of = |socket: &Socket, wanted: fn(&Backend) -> bool| {
+                    port.backends.iter().any(|b| (b.address, b.port) == *socket && wanted(b))
+                };
+                if is(|b| b.ready) {
+                    prop_assert!(!table.is_empty() && table.iter().all(|socket| of(socket, |b| b.ready)));
+                } else {
+                    prop_assert_eq!(table.is_empty(), !is(|b| b.terminating));
+                    prop_assert!(table.iter().all(|socket| of(socket, |b| b.terminating)));
+                }
+            }
+        }
+    }
+
+    fn hold(ports: Vec<ServicePort>) -> (Services, Slots) {
+        let (mut services, mut slots) = (Services::default(), Slots::new(CAPACITY.slots));
+        let batch = Batch { revision: 1, snapshot: true, upserts: ports, deletes: vec![] };
+        let plan = services.plan(&batch, &NODE, &mut slots, CAPACITY).unwrap();
+        perform(&mut services, &mut slots, plan);
+        (services, slots)
+    }
+
+    #[test]
+    fn a_terminating_backend_keeps_its_flows_but_gets_no_new_ones() {
+        let (services, _) = hold(vec![port(1, vec![backend(1, true, false), backend(2, false, true)], None)]);
+        let held = services.by_key.values().next().unwrap();
+        assert_eq!(held.table, [([10, 32, 0, 1].into(), 8080)]);
+        assert!(services.keeps(held.id, ([10, 32, 0, 2].into(), 8080)));
+        assert!(!services.keeps(held.id, ([10, 32, 0, 3].into(), 8080)));
+    }
+
+    #[test]
+    fn a_frontend_that_moves_to_another_service_stays() {
+        let (mut services, mut slots) = hold(vec![port(1, vec![backend(1, true, false)], None)]);
+        let mut taker = port(2, vec![backend(2, true, false)], None);
+        taker.cluster_ips = vec![[10, 96, 0, 1].into()];
+        let batch = Batch { revision: 2, snapshot: true, upserts: vec![taker], deletes: vec![] };
+        let plan = services.plan(&batch, &NODE, &mut slots, CAPACITY).unwrap();
+        perform(&mut services, &mut slots, plan);
+        let owner = services.owners[&([10, 96, 0, 1].into(), 80, 6)];
+        assert_eq!(services.keys[&owner].name, "s2");
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_names_the_service() {
+        let (services, mut slots) = hold(vec![]);
+        let many = (0..25).map(|number| backend(number, true, false)).collect();
+        let batch =
+            Batch { revision: 2, snapshot: false, upserts: vec![port(1, many, None)], deletes: vec![] };
+        let error = services.plan(&batch, &NODE, &mut slots, CAPACITY).unwrap_err();
+        assert_eq!(error.to_string(), "no room for the 25 backends of ns/s1: 24 of 24 slots are free");
+    }
 }

@@ -131,8 +131,12 @@ pub(crate) fn wire_pod(node: &NetNs, veth: &str, address: Ipv4Addr, number: u8) 
          route add 169.254.1.1 dev eth0 scope link
          route add default via 169.254.1.1 dev eth0 onlink"
     ));
-    let link =
-        PodLink { ifindex: node.index_of(veth), addresses: vec![address.into()], pod_mac, host_mac: HOST_MAC };
+    let link = PodLink {
+        ifindex: node.index_of(veth),
+        addresses: vec![address.into()],
+        pod_mac,
+        host_mac: HOST_MAC,
+    };
     (link, ns)
 }
 

@@ -25,10 +25,8 @@ fn scene(xdp: XdpMode) -> Scene {
         serve(&pod.ns, 8080, &pod.address.to_string());
     }
     let backends: Vec<_> = pods.iter().map(|pod| backend(pod.address, 8080)).collect();
-    cluster.apply(&snapshot(vec![
-        service(Protocol::Tcp, backends.clone()),
-        service(Protocol::Udp, backends),
-    ]));
+    cluster
+        .apply(&snapshot(vec![service(Protocol::Tcp, backends.clone()), service(Protocol::Udp, backends)]));
     Scene { cluster, pods }
 }
 
@@ -108,7 +106,9 @@ fn a_socket_of_both_families_reaches_a_cluster_ip() {
     let node = &scene.cluster.nodes[0];
     node.ns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap());
     let vip = at(VIP.to_ipv6_mapped(), 80);
-    for orders in [format!("tcp {vip} 4"), format!("udp-connected {vip} 4"), format!("udp-unconnected {vip} 4")] {
+    for orders in
+        [format!("tcp {vip} 4"), format!("udp-connected {vip} 4"), format!("udp-unconnected {vip} 4")]
+    {
         let seen = process::run(&node.ns, Some(node.cgroup.path()), &orders);
         assert_eq!(seen.answers(vip).len(), 4, "{orders}: {seen:?}");
     }
