@@ -101,7 +101,9 @@ fn start_etcd(layout: &Layout) -> Result<()> {
             "--initial-advertise-peer-urls",
             "http://127.0.0.1:2380",
         ])
-        .args(["--initial-cluster", "default=http://127.0.0.1:2380"]);
+        .args(["--initial-cluster", "default=http://127.0.0.1:2380"])
+        // Debian's etcd tells watchers how far it is only by itself, and by default every ten minutes.
+        .args(["--experimental-watch-progress-notify-interval", "1s"]);
     let mut child = start(layout, "etcd", command, None)?;
     wait(layout, "etcd", "etcd", &mut child, |layout| {
         let mut health = command_in(layout, "hub", Path::new("etcdctl"))?;

@@ -21,8 +21,11 @@ pub(super) const NEEDS: &[Need] = &[
         name: "protoc",
         why: "the etcd client compiles etcd's .proto files",
         purpose: Purpose::Build,
-        remedy: Remedy::Packages(&["protobuf-compiler"]),
-        probe: || program("protoc"),
+        remedy: Remedy::Packages(&["protobuf-compiler", "libprotobuf-dev"]),
+        probe: || {
+            file("/usr/include/google/protobuf/descriptor.proto")?;
+            program("protoc")
+        },
     },
     Need {
         name: "libseccomp",
