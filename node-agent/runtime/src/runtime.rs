@@ -165,8 +165,13 @@ impl Runtime {
         let bundle = bundle::compose(spec, sandbox, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
         save(&dir.join("config.json"), &bundle.config)?;
         let log = log_path(dir);
-        let settings =
-            Settings { id: spec.key.id(), cgroup: record.cgroup.clone(), log: log.clone(), uid: bundle.uid };
+        let settings = Settings {
+            id: spec.key.id(),
+            cgroup: record.cgroup.clone(),
+            log: log.clone(),
+            uid: bundle.uid,
+            deny_devices: !spec.security.privileged,
+        };
         save(&dir.join(SETTINGS_FILE), &settings)?;
         let child = self.program.spawn_shim(dir)?;
         let pid = match client::ask(dir, &Request::State)? {
@@ -199,7 +204,9 @@ impl Runtime {
         let image = &record.spec.image.config;
         let name = record.spec.stop_signal.as_ref().or(image.stop_signal.as_ref());
         let signal = name.map_or(Ok(libc::SIGTERM), |name| bundle::signal_number(name))?;
-        if !grace.is_zero() {
+        // Before its program runs nothing in the container could heed a signal.
+        let started = !matches!(self.status(key)?.state, ContainerState::Created { .. });
+        if started && !grace.is_zero() {
             self.signal_container(key, signal)?;
             if let Some(exit) = self.wait_container(key, grace)? {
                 return Ok(exit);

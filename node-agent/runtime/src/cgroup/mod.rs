@@ -7,6 +7,7 @@
 //! Pods' groups are made here, through cgroups-rs; containers' groups by libcontainer. Removal of both, whatever a crash
 //! left, is here.
 
+pub(crate) mod devices;
 mod hierarchies;
 mod pod;
 mod qos;

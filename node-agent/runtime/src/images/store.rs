@@ -93,18 +93,24 @@ impl ImageStore {
     }
 
     fn fetch(&self, reference: &str, parsed: &Reference) -> Result<Image, ImageError> {
+        let mut searched = Vec::new();
         for source in &self.sources {
-            let layout = self.open_source(source)?;
+            // One broken source must not hide the others.
+            let layout = match self.open_source(source) {
+                Ok(layout) => layout,
+                Err(error) => {
+                    searched.push(error.to_string());
+                    continue;
+                }
+            };
             if let Some(found) = layout.find(parsed)? {
                 return self.take_in(reference, parsed, &layout, found);
             }
+            searched.push(source.display().to_string());
         }
-        let searched = match self.sources.as_slice() {
+        let searched = match searched.as_slice() {
             [] => "no image source is configured".to_owned(),
-            sources => {
-                let shown: Vec<_> = sources.iter().map(|path| path.display().to_string()).collect();
-                shown.join(", ")
-            }
+            searched => searched.join(", "),
         };
         Err(ImageError::NotFound { reference: parsed.canonical(), searched })
     }

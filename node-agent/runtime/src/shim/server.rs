@@ -31,7 +31,7 @@ use super::output::{Log, Stream};
 use super::program::server_ready;
 use super::protocol::{self, Request, Response};
 use super::{EXIT_FILE, INIT_FILE, LIBCONTAINER_DIR, SETTINGS_FILE, SOCKET_FILE, ShimError};
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Hierarchies, devices};
 use crate::container::{Exit, ExitReason};
 
 /// Connections beyond this many wait in the listener's queue.
@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) log: PathBuf,
     /// The container's user, who may open `/dev/stdout` anew.
     pub(crate) uid: u32,
+    /// Devices but the usual ones are denied.
+    pub(crate) deny_devices: bool,
 }
 
 /// The container's first process. With its start time the pid names one process for ever.
@@ -104,6 +106,12 @@ impl Shim {
             err_read.as_raw_fd(),
         ];
         let (init, report, report_write) = Init::new(close, None).map_err(|error| error.to_string())?;
+        if settings.deny_devices
+            && let Some(dir) = hierarchies.unified_dir(&settings.cgroup)
+        {
+            fs::create_dir_all(&dir).map_err(at("create the container's cgroup2 directory"))?;
+            devices::deny(&dir).map_err(|error| error.to_string())?;
+        }
         let home = join_unified(&hierarchies, &settings.cgroup)?;
         let adjustment = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         let built = build(&dir, &settings.id, init, out_write, err_write);

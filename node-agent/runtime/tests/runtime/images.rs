@@ -113,6 +113,11 @@ fn an_image_that_is_nowhere_is_named_with_the_places_searched() {
         text.contains("weir.test/none:v9") && text.contains(&images.path("layout").display().to_string()),
         "{text}"
     );
+    let sources = vec![images.path("no-such-source"), images.path("layout")];
+    let with_broken = ImageStore::open(images.path("other"), sources).expect("a store");
+    let error =
+        with_broken.resolve("weir.test/none:v9", PullPolicy::IfNotPresent).expect_err("no such image");
+    assert!(error.to_string().contains("no-such-source: does not exist"), "{error}");
     let error = store.resolve(NAME, PullPolicy::Never).expect_err("never pulled");
     assert_eq!(error.reason(), "ErrImageNeverPull");
     let error = store.resolve("Not A Name", PullPolicy::Never).expect_err("no name");

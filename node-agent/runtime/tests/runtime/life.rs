@@ -1,7 +1,9 @@
 //! The deaths of the agent, of shims and of containers.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use weir_runtime::{ContainerState, ExitReason};
 
@@ -64,6 +66,37 @@ fn containers_outlive_the_agent_and_are_found_again() {
     assert_eq!(node.log(&created.key), "late\n");
     node.runtime().remove_container(&running.key).expect("removing");
     assert!(!PathBuf::from(format!("/proc/{}", pid(&before.state))).exists());
+}
+
+#[test]
+fn a_killed_agent_process_takes_no_container_with_it() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    let spec =
+        node.container("pod-a", "main", "while ! test -e /tmp/go; do sleep 0.02; done; echo still here");
+    let config = node.config();
+    let request = serde_json::json!({ "state_dir": config.state_dir, "cgroup_parent": config.cgroup_parent,
+        "sandbox": node.sandbox_spec("pod-a"), "container": spec });
+    node.runtime = None;
+    let mut agent = Command::new(config.agent_exe)
+        .args(["agent", &request.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("an agent");
+    let mut answer = [0; 7];
+    agent.stdout.take().expect("its output").read_exact(&mut answer).expect("the container is started");
+    agent.kill().expect("a kill");
+    agent.wait().expect("its end");
+
+    node.open();
+    let status = node.runtime().status(&spec.key).expect("the container");
+    let go = PathBuf::from(format!("/proc/{}/root/tmp/go", pid(&status.state)));
+    fs::write(go, "").expect("a file in the container");
+    assert_eq!(node.wait(&spec.key).code, 0);
+    assert_eq!(node.log(&spec.key), "still here\n");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::time::Duration;
 
 use weir_runtime::{ContainerSpec, Error, ExecSpec, ExecStdio, Seccomp};
 
-use crate::fixture::{Node, is_root};
+use crate::fixture::{Node, is_root, shim_program};
 
 fn exec(node: &Node, spec: &ContainerSpec, script: &str) -> Result<(i32, String), Error> {
     let (read, write) = nix::unistd::pipe().expect("a pipe");
@@ -135,6 +136,27 @@ fn the_default_seccomp_profile_lets_programs_work_and_stops_what_it_should() {
 }
 
 #[test]
+fn the_default_seccomp_profile_lets_nobody_clone_into_new_namespaces() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let mut spec = node.container("pod-a", "main", "true");
+    spec.security.seccomp = Seccomp::RuntimeDefault;
+    node.runtime().create_container(&spec).expect("creating");
+    let bundle = node.directory.path().join("state/pods/pod-a/main/0/config.json");
+    let flags = [0, nix::libc::CLONE_NEWUSER, nix::libc::CLONE_NEWNS, nix::libc::CLONE_NEWNET];
+    let output = Command::new(shim_program())
+        .arg("clone")
+        .arg(bundle)
+        .args(flags.map(|flag| flag.to_string()))
+        .output()
+        .expect("the program runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n1\n1\n1\n", "{output:?}");
+}
+
+#[test]
 fn a_read_only_root_stays_as_it_is() {
     if !is_root() {
         return;
@@ -226,4 +248,38 @@ fn an_exec_session_that_fails_or_takes_too_long_says_so() {
     assert_eq!(left, Vec::<String>::new());
     node.runtime().stop_container(&spec.key, Duration::ZERO).expect("stopping");
     assert!(run(&["true"], 20_000).is_err());
+}
+
+#[test]
+fn a_privileged_container_has_the_nodes_devices_and_may_mount() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let script = "mount -t tmpfs none /tmp && echo mounted; test -c /dev/kmsg && echo device; \
+                  echo 1 > /proc/sys/net/ipv4/ip_forward && echo wrote";
+    let mut spec = node.container("pod-a", "main", script);
+    spec.security.privileged = true;
+    assert_eq!(node.finish(&spec).1, "mounted\ndevice\nwrote\n");
+}
+
+#[test]
+fn sysctls_of_the_pod_are_set_and_those_of_the_node_refused() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let mut sandbox = node.sandbox_spec("pod-a");
+    sandbox.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
+    sandbox.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+    node.runtime().create_sandbox(&sandbox).expect("a sandbox");
+    let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced";
+    assert_eq!(node.finish(&node.container("pod-a", "main", script)).1, "0\n1\n");
+    for name in ["kernel.panic", "vm.swappiness", "net../../kernel/panic", "kernel.shm/../panic"] {
+        let mut sandbox = node.sandbox_spec("pod-b");
+        sandbox.sysctls.insert(name.into(), "1".into());
+        let error = node.runtime().create_sandbox(&sandbox).expect_err(name);
+        assert!(error.to_string().contains(name), "{error}");
+    }
 }
