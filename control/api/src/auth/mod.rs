@@ -1,0 +1,137 @@
+//! Who is asking, and whether they may.
+//!
+//! [`User`] is established once per connection, from the verified client certificate (common name = user,
+//! organisations = groups), and travels in the request's extensions. [`authorize`] decides every access to
+//! objects. `system:masters` may do anything; a node what its own pods need ([`node`]); whoever is known may look
+//! at discovery; nobody else anything.
+//!
+//! Left out: roles and bindings (RBAC).
+
+pub(crate) mod bootstrap;
+mod node;
+
+pub(crate) use node::may_create_as;
+
+use std::fmt;
+
+use weir_proto::Kind;
+use weir_proto::meta::v1::StatusDetails;
+use weir_proto::status::ApiError;
+
+use crate::cache::Filter;
+use crate::registry::Registry;
+
+pub const MASTERS: &str = "system:masters";
+pub const NODES: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
+
+/// An authenticated user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+impl User {
+    pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
+        User { name: name.into(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+    }
+
+    /// A part of the control plane: may do anything.
+    pub fn system(name: impl Into<String>) -> Self {
+        User::new(name, &[MASTERS])
+    }
+
+    pub fn node(node_name: &str) -> Self {
+        User::new(format!("{NODE_PREFIX}{node_name}"), &[NODES])
+    }
+
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+
+    /// The node that this user is the agent of.
+    pub fn node_name(&self) -> Option<&str> {
+        self.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty() && self.is_in(NODES))
+    }
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        })
+    }
+}
+
+/// An access to objects of a kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access<'a> {
+    pub(crate) verb: Verb,
+    pub(crate) kind: &'static Kind,
+    pub(crate) namespace: &'a str,
+    /// Empty for a list, a watch, or a name yet to be given.
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+    /// Of a list, watch or deletecollection.
+    pub(crate) filter: Option<&'a Filter>,
+}
+
+/// Decides; a refusal says who was refused what.
+pub(crate) fn authorize(user: &User, access: &Access<'_>, registry: &Registry) -> Result<(), ApiError> {
+    if user.is_in(MASTERS) {
+        return Ok(());
+    }
+    let denied = match user.node_name() {
+        Some(node_name) => match node::allows(node_name, access, registry) {
+            Ok(()) => return Ok(()),
+            Err(reason) => format!(": {reason}"),
+        },
+        None => String::new(),
+    };
+    let resource = match access.subresource {
+        "" => access.kind.plural.to_owned(),
+        subresource => format!("{}/{subresource}", access.kind.plural),
+    };
+    let place = match access.namespace {
+        "" => " at the cluster scope".to_owned(),
+        namespace => format!(" in the namespace {namespace:?}"),
+    };
+    let reason = format!(
+        "User {:?} cannot {} resource {resource:?} in API group {:?}{place}{denied}",
+        user.name, access.verb, access.kind.group
+    );
+    Err(forbidden(access.kind, access.name, &reason))
+}
+
+/// 403, about an object.
+pub(crate) fn forbidden(kind: &Kind, name: &str, reason: &str) -> ApiError {
+    let mut error = ApiError::forbidden(format!("{} {name:?} is forbidden: {reason}", kind.resource_name()));
+    error.0.details = Some(StatusDetails {
+        group: kind.group.to_owned(),
+        kind: kind.plural.to_owned(),
+        name: name.to_owned(),
+        ..StatusDetails::default()
+    });
+    error
+}

@@ -1,0 +1,86 @@
+//! What a node's agent may do: report its own Node, Lease and dataplane, follow its own pods and read what they
+//! mount, and follow what every node needs to route.
+
+use weir_proto::core::v1::Pod;
+
+use super::{Access, Verb};
+use crate::cache::Filter;
+use crate::registry::Registry;
+use crate::strategy::pod_spec::References;
+
+const LEASES: &str = "kube-node-lease";
+
+/// `Err` with the reason of the refusal.
+pub(super) fn allows(node: &str, access: &Access<'_>, registry: &Registry) -> Result<(), &'static str> {
+    use Verb::{Create, Delete, Get, List, Patch, Update, Watch};
+    let own_name = access.name == node || exact(access, "metadata.name") == Some(node);
+    match (access.kind.group, access.kind.plural, access.subresource, access.verb) {
+        ("", "nodes", "", Create) => Ok(()),
+        ("", "nodes", "", Get | List | Watch | Update | Patch)
+        | ("", "nodes", "status", Get | Update | Patch) => {
+            only(own_name, "a node may only access its own Node")
+        }
+        ("net.weir.dev", "dataplanenodes", "", Create) => Ok(()),
+        ("net.weir.dev", "dataplanenodes", _, Get | List | Watch | Update | Patch) => {
+            only(own_name, "a node may only access its own DataplaneNode")
+        }
+        ("coordination.k8s.io", "leases", "", Create) => {
+            only(access.namespace == LEASES, "a node may only access leases in kube-node-lease")
+        }
+        ("coordination.k8s.io", "leases", "", Get | Update | Patch) => {
+            only(access.namespace == LEASES && own_name, "a node may only access its own Lease")
+        }
+        ("", "pods", "", List | Watch) => only(
+            exact(access, "spec.nodeName") == Some(node),
+            "a node may only follow its own pods: select spec.nodeName",
+        ),
+        ("", "pods", "", Get | Delete) | ("", "pods", "status", Get | Update | Patch) => {
+            only(runs(node, access, registry), "the pod is not bound to this node")
+        }
+        ("", "configmaps" | "secrets", "", Get | List | Watch) => {
+            only(needed_by_pods(node, access, registry), "no pod of this node refers to it")
+        }
+        ("", "events", "", Create | Update | Patch) => Ok(()),
+        ("", "services" | "namespaces", "", Get | List | Watch) => Ok(()),
+        ("discovery.k8s.io", "endpointslices", "", Get | List | Watch) => Ok(()),
+        _ => Err("not something a node does"),
+    }
+}
+
+/// The registry looks again at what is created: a node may name only itself.
+pub(crate) fn may_create_as(node: &str, plural: &str, name: &str) -> bool {
+    !matches!(plural, "nodes" | "dataplanenodes" | "leases") || name == node
+}
+
+fn only(allowed: bool, reason: &'static str) -> Result<(), &'static str> {
+    if allowed { Ok(()) } else { Err(reason) }
+}
+
+fn exact<'a>(access: &Access<'a>, field: &str) -> Option<&'a str> {
+    access.filter?.fields.as_ref()?.pinned(field)
+}
+
+fn runs(node: &str, access: &Access<'_>, registry: &Registry) -> bool {
+    registry
+        .peek::<Pod>(access.namespace, access.name)
+        .and_then(|pod| pod.typed::<Pod>()?.spec.as_ref().map(|spec| spec.node_name == node))
+        .unwrap_or(false)
+}
+
+fn needed_by_pods(node: &str, access: &Access<'_>, registry: &Registry) -> bool {
+    let name = if access.name.is_empty() { exact(access, "metadata.name") } else { Some(access.name) };
+    let Some(name) = name else { return false };
+    let filter = Filter::namespace(access.namespace);
+    !access.namespace.is_empty()
+        && registry.peek_all::<Pod>(&filter).iter().filter_map(|pod| pod.typed::<Pod>()?.spec.as_ref()).any(
+            |spec| {
+                spec.node_name == node && {
+                    let references = References::of(spec);
+                    match access.kind.plural {
+                        "secrets" => references.secrets.contains(name),
+                        _ => references.config_maps.contains(name),
+                    }
+                }
+            },
+        )
+}

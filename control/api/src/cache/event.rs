@@ -1,0 +1,54 @@
+//! A change of an object, and what a filtered watcher sees of it.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{CachedObject, Filter};
+
+/// What happened, from the point of view of one watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeType {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// One change in the store.
+#[derive(Debug)]
+pub(super) struct CacheEvent {
+    pub(super) revision: i64,
+    pub(super) deleted: bool,
+    /// The object after the change; when deleted, as it was last, stamped with the revision of the delete.
+    pub(super) object: Arc<CachedObject>,
+    pub(super) previous: Option<Arc<CachedObject>>,
+    left: OnceLock<Arc<CachedObject>>,
+}
+
+impl CacheEvent {
+    pub(super) fn put(object: Arc<CachedObject>, previous: Option<Arc<CachedObject>>) -> Self {
+        CacheEvent { revision: object.revision, deleted: false, object, previous, left: OnceLock::new() }
+    }
+
+    pub(super) fn delete(previous: Arc<CachedObject>, revision: i64) -> Self {
+        let object = Arc::new(CachedObject::new(previous.object.clone_box(), revision));
+        CacheEvent { revision, deleted: true, object, previous: Some(previous), left: OnceLock::new() }
+    }
+
+    /// What a watcher with `filter` is told; `None` if it is none of its business.
+    pub(super) fn seen_through(&self, filter: &Filter) -> Option<(ChangeType, Arc<CachedObject>)> {
+        let before = self.previous.as_ref().filter(|previous| filter.matches(previous));
+        let after = !self.deleted && filter.matches(&self.object);
+        match (before, after) {
+            (None, false) => None,
+            (None, true) => Some((ChangeType::Added, self.object.clone())),
+            (Some(_), true) => Some((ChangeType::Modified, self.object.clone())),
+            (Some(_), false) if self.deleted => Some((ChangeType::Deleted, self.object.clone())),
+            // It left the watcher's selection: to that watcher it is gone, in the last form it was selected by.
+            (Some(previous), false) => {
+                let left = self
+                    .left
+                    .get_or_init(|| Arc::new(CachedObject::new(previous.object.clone_box(), self.revision)));
+                Some((ChangeType::Deleted, left.clone()))
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The watch cache: for each kind one store watch, each object decoded once and encoded once, shared by every
+//! reader and any number of watchers.
+//!
+//! A task per kind lists, then follows the store. When the store is away it waits and resumes where it was, and
+//! nobody notices; only when the store has forgotten that revision is the cache rebuilt and every watcher cut
+//! with 410. Readers who need the newest state wait until the cache has caught up with the store
+//! ([`KindCache::fresh`]).
+//!
+//! **Invariant:** lists and watches show the state of exactly one store revision.
+//! **Invariant:** memory is bounded by what is stored, a ring of changes, and a queue per watcher; a watcher that
+//! does not keep up is cut.
+//!
+//! Left out: the past. Lists at an older revision (further pages) go to the store.
+
+mod event;
+mod feed;
+mod filter;
+mod object;
+mod state;
+mod watcher;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use weir_proto::Kind;
+use weir_proto::core::v1::Pod;
+use weir_proto::status::ApiError;
+use weir_store::Store;
+
+pub use event::ChangeType;
+pub use filter::Filter;
+pub use object::CachedObject;
+use state::{State, Trigger};
+use watcher::Start;
+pub use watcher::{WatchEvent, Watcher};
+
+use crate::store_error;
+
+/// How long a reader waits for the cache to reach the store's revision before it is told to come again.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// How long before it asks the store to say how far it is.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct CachePage {
+    pub revision: i64,
+    pub items: Vec<Arc<CachedObject>>,
+    /// Key of the last item, if others follow.
+    pub after: Option<String>,
+    /// How many follow; not known when a selector filters.
+    pub remaining: Option<usize>,
+}
+
+/// Where a watch starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The present state as additions and a bookmark, then changes.
+    Present,
+    /// The changes after this revision.
+    Revision(i64),
+}
+
+/// The cache of one kind.
+pub struct KindCache {
+    kind: &'static Kind,
+    store: Arc<dyn Store>,
+    trigger: Option<Trigger>,
+    state: RwLock<State>,
+    /// Repeats the state's revision (0 until ready), for those who wait for it.
+    progress: watch::Sender<i64>,
+}
+
+impl std::fmt::Debug for KindCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KindCache").field("kind", &self.kind.kind).finish_non_exhaustive()
+    }
+}
+
+impl KindCache {
+    pub fn new(kind: &'static Kind, store: Arc<dyn Store>) -> Arc<Self> {
+        let trigger: Option<Trigger> = match (kind.group, kind.kind) {
+            ("", "Pod") => Some(node_of_pod),
+            _ => None,
+        };
+        Arc::new(KindCache { kind, store, trigger, state: RwLock::default(), progress: watch::channel(0).0 })
+    }
+
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    // A panic while the lock is held cannot leave the state half changed in a way that a reader could meet: each
+    // change is an insertion or removal of one object.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revision that the cache shows; 0 before its first listing.
+    pub fn revision(&self) -> i64 {
+        self.read().revision
+    }
+
+    /// Whether the first listing has been read.
+    pub fn is_ready(&self) -> bool {
+        self.read().ready
+    }
+
+    /// Waits for the first listing.
+    pub async fn ready(&self) -> Result<(), ApiError> {
+        self.reach(1).await
+    }
+
+    /// Waits until the cache shows everything that the store held when this was called.
+    pub async fn fresh(&self) -> Result<i64, ApiError> {
+        let revision =
+            self.store.get(&self.kind.prefix(None)).await.map_err(store_error::during("read"))?.revision;
+        self.reach(revision).await?;
+        Ok(revision)
+    }
+
+    /// Waits until the cache shows `revision`.
+    pub async fn reach(&self, revision: i64) -> Result<(), ApiError> {
+        let mut progress = self.progress.subscribe();
+        if *progress.borrow_and_update() >= revision {
+            return Ok(());
+        }
+        let reached = async {
+            if timeout(PATIENCE, progress.wait_for(|now| *now >= revision)).await.is_ok() {
+                return Ok(());
+            }
+            self.store.request_progress().await.map_err(store_error::during("follow"))?;
+            // The sender lives as long as the cache, which we borrow.
+            let _ = progress.wait_for(|now| *now >= revision).await;
+            Ok(())
+        };
+        timeout(CATCH_UP, reached).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the cache of {} has not caught up with revision {revision} of the store",
+                self.kind.plural
+            );
+            Err(ApiError::unavailable(message))
+        })
+    }
+
+    /// The cached object, which may be a little older than the store's.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
+        self.read().get(&self.kind.key(namespace, name))
+    }
+
+    /// All that match, at the cache's present revision.
+    pub fn list(&self, filter: &Filter) -> (i64, Vec<Arc<CachedObject>>) {
+        let prefix = self.prefix(filter);
+        let state = self.read();
+        (state.revision, state.matching(&prefix, filter))
+    }
+
+    /// At most `limit` of them (0 = all) behind the key `after`. `at` is the revision of the first page: `None`
+    /// comes back if the cache no longer shows the state of that revision.
+    pub fn page(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        after: Option<&str>,
+        at: Option<i64>,
+    ) -> Option<CachePage> {
+        let prefix = self.prefix(filter);
+        let state = self.read();
+        if at.is_some_and(|at| at < state.changed || at > state.revision) {
+            return None;
+        }
+        let revision = at.unwrap_or(state.revision);
+        let mut range = state.range(&prefix, after);
+        let mut items = Vec::new();
+        let mut last = None;
+        for (key, object) in range.by_ref() {
+            if filter.matches(object) {
+                items.push(object.clone());
+                last = Some(key);
+                if limit > 0 && items.len() == limit {
+                    break;
+                }
+            }
+        }
+        let more = range.filter(|(_, object)| filter.matches(object)).count();
+        let after = last.filter(|_| more > 0).cloned();
+        Some(CachePage { revision, items, after, remaining: (!filter.is_selective()).then_some(more) })
+    }
+
+    fn prefix(&self, filter: &Filter) -> String {
+        self.kind.prefix((!filter.namespace.is_empty()).then_some(filter.namespace.as_str()))
+    }
+
+    /// Starts a watch. `bookmarks` sends one now and then.
+    pub fn watch(self: &Arc<Self>, filter: Filter, from: From, bookmarks: bool) -> Result<Watcher, ApiError> {
+        let mut state = self.write();
+        let start = match from {
+            From::Present => Start::Present {
+                objects: state.matching(&self.prefix(&filter), &filter).into(),
+                revision: state.revision,
+            },
+            From::Revision(revision) => match state.replay(revision) {
+                Ok(events) => Start::Past(events.into()),
+                Err(old) => {
+                    let message = format!("too old resource version: {revision} ({})", old.floor);
+                    return Err(ApiError::expired(message));
+                }
+            },
+        };
+        let triggered = self.trigger.and_then(|_| filter.fields.as_ref()?.pinned("spec.nodeName"));
+        let triggered = triggered.map(str::to_owned);
+        let receiver = state.subscribe(triggered);
+        drop(state);
+        Ok(Watcher::new(Arc::downgrade(self), filter, start, receiver, bookmarks))
+    }
+
+    fn expired(&self, reason: &str) -> ApiError {
+        ApiError::expired(format!("{}: {reason}", self.kind.plural))
+    }
+
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn node_of_pod(cached: &CachedObject) -> Option<&str> {
+    let node = cached.typed::<Pod>()?.spec.as_ref()?.node_name.as_str();
+    (!node.is_empty()).then_some(node)
+}

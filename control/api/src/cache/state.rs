@@ -1,0 +1,155 @@
+//! The cache's memory: the present objects of a kind, the ring of recent changes, and who is told of the next.
+//!
+//! All of it changes under one lock, so that a list, a registration and a replay see one consistent revision.
+//!
+//! **Invariant:** the ring holds every change after `floor`. A watcher from an older revision is refused.
+//! **Invariant:** a watcher whose queue is full is dropped at once; nobody waits for it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use super::event::CacheEvent;
+use super::{CachedObject, Filter};
+
+/// Changes kept for those who resume.
+const RING: usize = 4096;
+/// Changes a watcher may fall behind before it is cut.
+const QUEUE: usize = 8192;
+
+/// Picks the value by which most watchers of a kind select (the node of a pod), so that a change wakes only those.
+pub(super) type Trigger = fn(&CachedObject) -> Option<&str>;
+
+pub(super) type Sender = mpsc::Sender<Arc<CacheEvent>>;
+pub(super) type Receiver = mpsc::Receiver<Arc<CacheEvent>>;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) ready: bool,
+    /// Everything up to this revision is in `objects`.
+    pub(super) revision: i64,
+    /// The last revision that changed an object of this kind.
+    pub(super) changed: i64,
+    floor: i64,
+    objects: BTreeMap<String, Arc<CachedObject>>,
+    ring: VecDeque<Arc<CacheEvent>>,
+    everything: Vec<Sender>,
+    triggered: HashMap<String, Vec<Sender>>,
+}
+
+/// The oldest revision that can be resumed from is newer than the one asked for.
+#[derive(Debug)]
+pub(super) struct TooOld {
+    pub(super) floor: i64,
+}
+
+impl State {
+    /// Starts anew from a listing. Watchers are cut: what happened between is not known.
+    pub(super) fn replace(&mut self, objects: BTreeMap<String, Arc<CachedObject>>, revision: i64) {
+        *self =
+            State { ready: true, revision, changed: revision, floor: revision, objects, ..State::default() };
+    }
+
+    pub(super) fn put(&mut self, key: String, object: CachedObject, trigger: Option<Trigger>) {
+        let object = Arc::new(object);
+        let previous = self.objects.insert(key, object.clone());
+        self.publish(CacheEvent::put(object, previous), trigger);
+    }
+
+    pub(super) fn delete(&mut self, key: &str, revision: i64, trigger: Option<Trigger>) {
+        if let Some(previous) = self.objects.remove(key) {
+            self.publish(CacheEvent::delete(previous, revision), trigger);
+        }
+    }
+
+    /// Everything up to `revision` has been put and deleted.
+    pub(super) fn advance(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    fn publish(&mut self, event: CacheEvent, trigger: Option<Trigger>) {
+        let event = Arc::new(event);
+        self.changed = event.revision;
+        if self.ring.len() == RING
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            self.floor = oldest.revision;
+        }
+        self.ring.push_back(event.clone());
+        send(&mut self.everything, &event);
+        let Some(trigger) = trigger else { return };
+        let after = trigger(&event.object);
+        let before = event.previous.as_deref().and_then(trigger).filter(|before| Some(*before) != after);
+        for value in [before, after].into_iter().flatten() {
+            if let Some(senders) = self.triggered.get_mut(value) {
+                send(senders, &event);
+                if senders.is_empty() {
+                    self.triggered.remove(value);
+                }
+            }
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Arc<CachedObject>> {
+        self.objects.get(key).cloned()
+    }
+
+    /// The objects whose keys start with `prefix` and lie behind `after`, in order of key.
+    pub(super) fn range<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<CachedObject>)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        self.objects.range::<str, _>((start, Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// The kept changes after `revision`.
+    pub(super) fn replay(&self, revision: i64) -> Result<Vec<Arc<CacheEvent>>, TooOld> {
+        if revision < self.floor {
+            return Err(TooOld { floor: self.floor });
+        }
+        let start = self.ring.partition_point(|event| event.revision <= revision);
+        Ok(self.ring.range(start..).cloned().collect())
+    }
+
+    /// From now on the receiver gets every change, or only those that touch `triggered`.
+    pub(super) fn subscribe(&mut self, triggered: Option<String>) -> Receiver {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let senders = match triggered {
+            Some(value) => self.triggered.entry(value).or_default(),
+            None => &mut self.everything,
+        };
+        senders.retain(|sender| !sender.is_closed());
+        senders.push(sender);
+        receiver
+    }
+
+    pub(super) fn matching(&self, prefix: &str, filter: &Filter) -> Vec<Arc<CachedObject>> {
+        self.range(prefix, None)
+            .map(|(_, object)| object)
+            .filter(|object| filter.matches(object))
+            .cloned()
+            .collect()
+    }
+}
+
+fn send(senders: &mut Vec<Sender>, event: &Arc<CacheEvent>) {
+    senders.retain(|sender| match sender.try_send(event.clone()) {
+        Ok(()) => true,
+        Err(TrySendError::Full(_)) => {
+            tracing::warn!(queue = QUEUE, "a watcher is too slow and is cut off");
+            false
+        }
+        Err(TrySendError::Closed(_)) => false,
+    });
+}

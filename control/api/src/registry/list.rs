@@ -1,0 +1,205 @@
+//! `list`: from the cache at one revision; further pages from the store at the revision of the first.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use weir_proto::status::ApiError;
+use weir_proto::{Kind, fields, labels};
+use weir_store::ListOptions;
+
+use super::{Context, Registry, decode};
+use crate::auth::{self, Access, Verb};
+use crate::cache::{CachePage, CachedObject, Filter};
+use crate::store_error;
+
+/// Objects read from the store at once, when a page comes from there.
+const CHUNK: usize = 500;
+
+/// What to list. Selectors are in their text forms.
+#[derive(Debug, Clone, Default)]
+pub struct ListQuery {
+    /// Empty: all.
+    pub namespace: String,
+    pub label_selector: String,
+    pub field_selector: String,
+    /// 0: all.
+    pub limit: usize,
+    pub continue_token: String,
+    /// Whatever the cache has is new enough.
+    pub any_version: bool,
+}
+
+#[derive(Debug)]
+pub struct ListPage {
+    pub revision: i64,
+    pub items: Vec<Arc<CachedObject>>,
+    /// Empty on the last page.
+    pub continue_token: String,
+    /// How many follow, where that is known.
+    pub remaining: Option<i64>,
+}
+
+/// Where a page ended.
+#[derive(Debug, Serialize, Deserialize)]
+struct Continue {
+    #[serde(rename = "rv")]
+    revision: i64,
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(token: &str, prefix: &str) -> Result<Self, ApiError> {
+        let parsed: Option<Continue> =
+            URL_SAFE_NO_PAD.decode(token).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        parsed
+            .filter(|token| token.revision > 0 && token.after.starts_with(prefix))
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    }
+}
+
+pub(super) fn filter(
+    kind: &'static Kind,
+    namespace: &str,
+    label_selector: &str,
+    field_selector: &str,
+) -> Result<Filter, ApiError> {
+    if !kind.namespaced && !namespace.is_empty() {
+        return Err(ApiError::bad_request(format!("{} are not in a namespace", kind.plural)));
+    }
+    if namespace.contains('/') {
+        return Err(ApiError::bad_request("names may not contain '/'"));
+    }
+    let labels = match label_selector.trim() {
+        "" => None,
+        text => {
+            Some(labels::Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?)
+        }
+    };
+    let fields = match field_selector.trim() {
+        "" => None,
+        text => {
+            let selector =
+                fields::Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            selector.check(kind).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            Some(selector)
+        }
+    };
+    Ok(Filter { namespace: namespace.to_owned(), labels, fields })
+}
+
+impl Registry {
+    pub(super) fn authorize_filtered(
+        &self,
+        context: &Context,
+        verb: Verb,
+        kind: &'static Kind,
+        filter: &Filter,
+    ) -> Result<(), ApiError> {
+        let access = Access {
+            verb,
+            kind,
+            namespace: &filter.namespace,
+            name: "",
+            subresource: "",
+            filter: Some(filter),
+        };
+        auth::authorize(&context.user, &access, self)
+    }
+
+    /// `list`
+    pub async fn list(
+        &self,
+        context: &Context,
+        kind: &'static Kind,
+        query: &ListQuery,
+    ) -> Result<ListPage, ApiError> {
+        let filter = filter(kind, &query.namespace, &query.label_selector, &query.field_selector)?;
+        self.authorize_filtered(context, Verb::List, kind, &filter)?;
+        let cache = &self.entry(kind)?.cache;
+        if !query.continue_token.is_empty() {
+            let prefix = kind.prefix(Some(&filter.namespace));
+            let token = Continue::decode(&query.continue_token, &prefix)?;
+            let page = cache.page(&filter, query.limit, Some(&token.after), Some(token.revision));
+            return match page {
+                Some(page) => Ok(answer(page)),
+                None => self.page_of_the_past(kind, &filter, query.limit, token).await,
+            };
+        }
+        if query.any_version {
+            cache.ready().await?;
+        } else {
+            cache.fresh().await?;
+        }
+        cache
+            .page(&filter, query.limit, None, None)
+            .map(answer)
+            .ok_or_else(|| ApiError::internal("a list at no revision in particular was refused"))
+    }
+
+    async fn page_of_the_past(
+        &self,
+        kind: &'static Kind,
+        filter: &Filter,
+        limit: usize,
+        token: Continue,
+    ) -> Result<ListPage, ApiError> {
+        let prefix = kind.prefix(Some(&filter.namespace));
+        let mut items: Vec<Arc<CachedObject>> = Vec::new();
+        let mut after = token.after;
+        loop {
+            let missing = if limit == 0 { CHUNK } else { limit - items.len() };
+            // With a selector most of what is read may not match.
+            let chunk = if filter.is_selective() { missing.max(CHUNK) } else { missing };
+            let options =
+                ListOptions { revision: Some(token.revision), limit: chunk, after: Some(after.clone()) };
+            let page = self.inner.store.list(&prefix, options).await.map_err(store_error::during("list"))?;
+            let last_read = page.items.len();
+            for (index, kv) in page.items.iter().enumerate() {
+                after.clone_from(&kv.key);
+                let object = decode(kind, kv)?;
+                if filter.matches(&object) {
+                    items.push(Arc::new(object));
+                }
+                let behind =
+                    u64::try_from(last_read - index - 1).unwrap_or(u64::MAX).saturating_add(page.remaining);
+                if limit > 0 && items.len() == limit && behind > 0 {
+                    let remaining =
+                        (!filter.is_selective()).then(|| i64::try_from(behind).unwrap_or(i64::MAX));
+                    let continue_token = Continue { revision: token.revision, after }.encode();
+                    return Ok(ListPage { revision: token.revision, items, continue_token, remaining });
+                }
+            }
+            if !page.more {
+                let continue_token = String::new();
+                return Ok(ListPage { revision: token.revision, items, continue_token, remaining: None });
+            }
+        }
+    }
+}
+
+fn answer(page: CachePage) -> ListPage {
+    let token = page.after.map(|after| Continue { revision: page.revision, after }.encode());
+    let remaining = token.as_ref().and(page.remaining).and_then(|count| i64::try_from(count).ok());
+    let continue_token = token.unwrap_or_default();
+    ListPage { revision: page.revision, items: page.items, continue_token, remaining }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens_come_back_and_others_are_refused() {
+        let token = Continue { revision: 7, after: "/registry/pods/a/b".to_owned() }.encode();
+        assert_eq!(Continue::decode(&token, "/registry/pods/").unwrap().revision, 7);
+        for bad in ["", "x", "eyJ9", &token] {
+            assert!(Continue::decode(bad, "/registry/secrets/").is_err(), "{bad}");
+        }
+    }
+}

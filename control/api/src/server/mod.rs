@@ -1,0 +1,179 @@
+//! The server: everything put together, on TLS ports and inside the process.
+//!
+//! One port speaks HTTP/1.1 and HTTP/2; `/weir.v1.*` is gRPC, everything else Kubernetes' REST. The client's
+//! certificate, if it shows one that our authority signed, says who it is; the [gate](gate) lets nobody else
+//! further than health and joining. [`Server::in_process`] enters behind the TLS, with an identity of the caller's
+//! choice, through the same router.
+
+mod connection;
+mod gate;
+mod health;
+mod in_process;
+mod prepare;
+pub(crate) mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use weir_proto::status::ApiError;
+use weir_proto::weir::v1::inspect_server::InspectServer;
+use weir_proto::weir::v1::node_service_server::NodeServiceServer;
+use weir_proto::weir::v1::resources_server::ResourcesServer;
+use weir_proto::weir::v1::streams_server::StreamsServer;
+use weir_store::Store;
+
+pub use in_process::InProcess;
+
+use crate::agents::{Agents, AgentsError};
+use crate::allocate::Ranges;
+use crate::auth::User;
+use crate::dataplane::{Caches, Dataplane, Hub};
+use crate::grpc::{
+    LARGEST_REQUEST, inspect::InspectFace, nodes::NodesFace, resources::ResourcesFace, streams::StreamsFace,
+};
+use crate::pki::{self, Pki, PkiError};
+use crate::registry::Registry;
+use crate::rest;
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds `pki/` and `bootstrap-token`.
+    pub data_dir: PathBuf,
+    /// DNS names and addresses by which clients reach this server.
+    pub server_names: Vec<String>,
+    /// From where services get addresses and node ports.
+    pub ranges: Ranges,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+impl Config {
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Config {
+            data_dir: data_dir.into(),
+            server_names: Vec::new(),
+            ranges: Ranges::default(),
+            connections: 8192,
+        }
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("follow what nodes are to be told: {0}")]
+    Dataplane(#[from] ApiError),
+}
+
+/// The API server. Its tasks end when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    registry: Registry,
+    pki: Arc<Pki>,
+    bootstrap_token: Arc<str>,
+    router: Router,
+    connections: usize,
+    /// Ends watches and other streams when the server drains.
+    draining: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl Server {
+    /// Reads or makes the keys, and starts to follow the store. Runs inside a tokio runtime.
+    pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ServerError> {
+        let pki = Arc::new(Pki::open(&config.data_dir.join("pki"), &config.server_names)?);
+        let bootstrap_token: Arc<str> =
+            pki::bootstrap_token(&config.data_dir.join("bootstrap-token"))?.into();
+        let registry = Registry::new(store.clone(), config.ranges);
+        let stop = CancellationToken::new();
+        let draining = stop.child_token();
+        registry.start(&stop);
+        prepare::start(registry.clone(), stop.clone());
+        crate::compaction::start(store, stop.clone());
+        let agents = Agents::new(registry.clone(), &pki)?;
+        let hub = Hub::new();
+        tokio::spawn(hub.clone().run(Caches::of(&registry)?, stop.clone()));
+        let router = router(&registry, &pki, &bootstrap_token, &agents, hub, &draining);
+        Ok(Server {
+            registry,
+            pki,
+            bootstrap_token,
+            router,
+            connections: config.connections,
+            draining,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Serves until `shutdown`, then lets requests finish and ends streams.
+    pub async fn serve(
+        &self,
+        listeners: Vec<TcpListener>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServerError> {
+        let tls = tls::server(&self.pki)?;
+        connection::serve(listeners, tls, self.router.clone(), self.connections, shutdown, &self.draining)
+            .await;
+        Ok(())
+    }
+
+    /// The same handlers without a socket, as `user`.
+    pub fn in_process(&self, user: User) -> InProcess {
+        InProcess::new(self.router.clone(), user)
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    pub fn bootstrap_token(&self) -> &str {
+        &self.bootstrap_token
+    }
+}
+
+fn router(
+    registry: &Registry,
+    pki: &Arc<Pki>,
+    bootstrap_token: &Arc<str>,
+    agents: &Agents,
+    hub: Arc<Hub>,
+    draining: &CancellationToken,
+) -> Router {
+    let (registry, agents, draining) = (registry.clone(), agents.clone(), draining.clone());
+    let resources =
+        ResourcesServer::new(ResourcesFace { registry: registry.clone(), draining: draining.clone() })
+            .max_decoding_message_size(LARGEST_REQUEST);
+    let nodes =
+        NodeServiceServer::new(NodesFace { pki: pki.clone(), bootstrap_token: bootstrap_token.clone() })
+            .max_decoding_message_size(64 * 1024);
+    let streams = StreamsServer::new(StreamsFace {
+        registry: registry.clone(),
+        agents: agents.clone(),
+        draining: draining.clone(),
+    });
+    let inspect = InspectServer::new(InspectFace { registry: registry.clone(), agents: agents.clone() });
+    let dataplane = Dataplane::new(hub, registry.clone()).into_server();
+    Router::new()
+        .route_service("/weir.v1.Resources/{method}", resources)
+        .route_service("/weir.v1.NodeService/{method}", nodes)
+        .route_service("/weir.v1.Streams/{method}", streams)
+        .route_service("/weir.v1.Inspect/{method}", inspect)
+        .route_service("/weir.v1.DataplaneService/{method}", dataplane)
+        .merge(health::routes(registry.clone()))
+        .fallback_service(rest::service(registry, agents, draining))
+        .layer(axum::middleware::from_fn_with_state(gate::Gate::default(), gate::pass))
+}

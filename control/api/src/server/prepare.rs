@@ -1,0 +1,38 @@
+//! What every cluster has from its first moment: the namespaces that others take for granted.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use weir_proto::core::v1::Namespace;
+use weir_proto::meta::v1::ObjectMeta;
+use weir_proto::status::ApiError;
+
+use crate::registry::Registry;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Makes what is missing, as soon as the store answers.
+pub(super) fn start(registry: Registry, stop: CancellationToken) {
+    tokio::spawn(async move {
+        while let Err(error) = make_namespaces(&registry).await {
+            tracing::warn!(%error, "cannot make the cluster's namespaces yet");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    });
+}
+
+async fn make_namespaces(registry: &Registry) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        let metadata = Some(ObjectMeta { name: name.to_owned(), ..ObjectMeta::default() });
+        match registry.create_own(Namespace { metadata, ..Namespace::default() }).await {
+            Ok(_) => tracing::info!(name, "made a namespace"),
+            Err(error) if error.is_already_exists() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

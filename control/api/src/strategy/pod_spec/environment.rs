@@ -1,0 +1,144 @@
+//! Environment variables and where their values come from.
+
+use weir_proto::core::v1::{Container, EnvVar, EnvVarSource, PodSpec};
+
+use super::References;
+use crate::validation::{Errors, Path, names};
+
+const FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+const RESOURCES: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
+pub(super) fn validate(container: &Container, path: &Path<'_>, errors: &mut Errors) {
+    let at_env = path.child("env");
+    for (index, variable) in container.env.iter().enumerate() {
+        validate_variable(variable, &at_env.index(index), errors);
+    }
+    let at_from = path.child("envFrom");
+    for (index, source) in container.env_from.iter().enumerate() {
+        let path = at_from.index(index);
+        if !source.prefix.is_empty() {
+            errors.syntax(&path.child("prefix"), &source.prefix, names::environment_variable(&source.prefix));
+        }
+        match (&source.config_map_ref, &source.secret_ref) {
+            (Some(_), Some(_)) => {
+                errors.invalid(&path, "", "may not have more than one field specified at a time")
+            }
+            (None, None) => errors.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
+            (Some(map), None) => validate_reference("configMapRef", &map.name, &path, errors),
+            (None, Some(secret)) => validate_reference("secretRef", &secret.name, &path, errors),
+        }
+    }
+}
+
+fn validate_variable(variable: &EnvVar, path: &Path<'_>, errors: &mut Errors) {
+    if variable.name.is_empty() {
+        errors.required(&path.child("name"), "");
+    } else {
+        errors.syntax(&path.child("name"), &variable.name, names::environment_variable(&variable.name));
+    }
+    let Some(source) = &variable.value_from else { return };
+    let path = path.child("valueFrom");
+    if !variable.value.is_empty() {
+        errors.invalid(&path, "", "may not be specified when `value` is not empty");
+    }
+    validate_source(source, &path, errors);
+}
+
+fn validate_source(source: &EnvVarSource, path: &Path<'_>, errors: &mut Errors) {
+    let set = [
+        source.field_ref.is_some(),
+        source.resource_field_ref.is_some(),
+        source.config_map_key_ref.is_some(),
+        source.secret_key_ref.is_some(),
+        source.file_key_ref.is_some(),
+    ];
+    match set.into_iter().filter(|set| *set).count() {
+        0 => {
+            let detail =
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+            errors.invalid(path, "", detail);
+        }
+        1 => {}
+        _ => errors.invalid(path, "", "may not have more than one field specified at a time"),
+    }
+    if let Some(field) = &source.field_ref {
+        validate_field(&field.field_path, &path.child("fieldRef.fieldPath"), errors);
+    }
+    if let Some(resource) = &source.resource_field_ref {
+        validate_resource_field(&resource.resource, &path.child("resourceFieldRef.resource"), errors);
+    }
+    if let Some(key) = &source.config_map_key_ref {
+        validate_reference("configMapKeyRef", &key.name, path, errors);
+        validate_key(&key.key, &path.child("configMapKeyRef.key"), errors);
+    }
+    if let Some(key) = &source.secret_key_ref {
+        validate_reference("secretKeyRef", &key.name, path, errors);
+        validate_key(&key.key, &path.child("secretKeyRef.key"), errors);
+    }
+}
+
+/// The fields of a pod that its containers may be told.
+pub(super) fn validate_field(field: &str, path: &Path<'_>, errors: &mut Errors) {
+    let subscripted = ["metadata.labels['", "metadata.annotations['"]
+        .iter()
+        .any(|prefix| field.strip_prefix(prefix).is_some_and(|rest| rest.ends_with("']")));
+    if field.is_empty() {
+        errors.required(path, "");
+    } else if !subscripted {
+        errors.one_of(path, field, &FIELDS);
+    }
+}
+
+pub(super) fn validate_resource_field(resource: &str, path: &Path<'_>, errors: &mut Errors) {
+    if resource.is_empty() {
+        errors.required(path, "");
+    } else if !resource.contains("hugepages-") {
+        errors.one_of(path, resource, &RESOURCES);
+    }
+}
+
+fn validate_reference(field: &str, name: &str, path: &Path<'_>, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(&path.child(field).child("name"), "");
+    } else {
+        errors.syntax(&path.child(field).child("name"), name, names::dns_subdomain(name));
+    }
+}
+
+fn validate_key(key: &str, path: &Path<'_>, errors: &mut Errors) {
+    if key.is_empty() {
+        errors.required(path, "");
+    } else {
+        errors.syntax(path, key, names::config_key(key));
+    }
+}
+
+pub(super) fn references(spec: &PodSpec, found: &mut References) {
+    for container in spec.init_containers.iter().chain(&spec.containers) {
+        for source in &container.env_from {
+            found.config_maps.extend(source.config_map_ref.iter().map(|map| map.name.clone()));
+            found.secrets.extend(source.secret_ref.iter().map(|secret| secret.name.clone()));
+        }
+        for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+            found.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
+            found.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
+        }
+    }
+}
