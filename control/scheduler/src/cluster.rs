@@ -109,7 +109,8 @@ impl Cluster {
 
     /// Slots changed since change number `seen`, each once; `None`: too long ago.
     pub fn changed_since(&self, seen: u64) -> Option<impl Iterator<Item = Slot>> {
-        let missed = usize::try_from(self.change_count - seen).ok().filter(|missed| *missed <= self.changes.len())?;
+        let missed =
+            usize::try_from(self.change_count - seen).ok().filter(|missed| *missed <= self.changes.len())?;
         let first = self.change_count - missed as u64;
         let recent = self.changes.range(self.changes.len() - missed..);
         // A slot that changed again later is taken at its last change.

@@ -43,9 +43,11 @@ impl Carried {
     pub fn of(shape: &Shape) -> impl Iterator<Item = Self> {
         let affinity = &shape.affinity;
         let required = affinity.required.iter().cloned().map(Self::Required);
-        let preferred = affinity.preferred.iter().cloned().map(|(weight, term)| Self::Preferred(weight, term));
+        let preferred =
+            affinity.preferred.iter().cloned().map(|(weight, term)| Self::Preferred(weight, term));
         let anti = affinity.anti_required.iter().cloned().map(Self::AntiRequired);
-        let averse = affinity.anti_preferred.iter().cloned().map(|(weight, term)| Self::AntiPreferred(weight, term));
+        let averse =
+            affinity.anti_preferred.iter().cloned().map(|(weight, term)| Self::AntiPreferred(weight, term));
         required.chain(preferred).chain(anti).chain(averse)
     }
 
@@ -67,7 +69,8 @@ impl Carried {
 impl PodSelector {
     pub fn selects(&self, pod: &Shape, namespaces: &Namespaces) -> bool {
         self.labels.as_ref().is_some_and(|labels| labels.matches(&pod.labels))
-            && (self.namespaces.contains(&pod.namespace) || self.selects_namespace(&pod.namespace, namespaces))
+            && (self.namespaces.contains(&pod.namespace)
+                || self.selects_namespace(&pod.namespace, namespaces))
     }
 
     fn selects_namespace(&self, namespace: &str, namespaces: &Namespaces) -> bool {

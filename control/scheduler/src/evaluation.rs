@@ -151,7 +151,8 @@ impl Evaluation {
             }
         }
         for bound in self.rules.iter().filter(|bound| bound.rule.scores()) {
-            let score = |(_, index, _): &(i64, usize, Entry)| bound.rule.score(bound.domains(&self.groups[*index]));
+            let score =
+                |(_, index, _): &(i64, usize, Entry)| bound.rule.score(bound.domains(&self.groups[*index]));
             let mut scores: Vec<i64> = open.iter().map(score).collect();
             bound.rule.normalize(&mut scores);
             for ((total, _, _), score) in open.iter_mut().zip(scores) {
@@ -198,7 +199,8 @@ impl Evaluation {
     fn judge_nodes(&mut self, profile: &Profile, cluster: &Cluster) {
         let filters = || profile.filters.iter().filter(|filter| filter.reads() == Reads::Node);
         let fits = |node| filters().all(|filter| filter.filter(&self.shape, node).is_ok());
-        let fitting: Vec<(Slot, Candidate<'_>)> = cluster.candidates().filter(|(_, node)| fits(*node)).collect();
+        let fitting: Vec<(Slot, Candidate<'_>)> =
+            cluster.candidates().filter(|(_, node)| fits(*node)).collect();
         let mut bases = vec![0; fitting.len()];
         for (weight, plugin) in profile.scores.iter().filter(|(_, plugin)| plugin.reads() == Reads::Node) {
             let score = |(_, node): &(Slot, Candidate<'_>)| plugin.score(&self.shape, *node, cluster);
@@ -238,7 +240,8 @@ impl Evaluation {
             return;
         }
         let scores = profile.scores.iter().filter(|(_, plugin)| plugin.reads() == Reads::Load);
-        let load: i64 = scores.map(|(weight, plugin)| weight * plugin.score(&self.shape, node, cluster)).sum();
+        let load: i64 =
+            scores.map(|(weight, plugin)| weight * plugin.score(&self.shape, node, cluster)).sum();
         let pods = Reverse(node.load.pods.len());
         let entry = Entry { score: base + load, pods, slot: Reverse(slot), stamp: standing.stamp };
         let group = standing.group;

@@ -66,7 +66,8 @@ mod tests {
              2 Insufficient cpu."
         );
         assert_eq!(Failure::new(0).to_string(), "no nodes available to schedule pods");
-        let unsupported = Failure::unsupported(2, &["persistent volume claims are not supported yet".to_owned()]);
+        let unsupported =
+            Failure::unsupported(2, &["persistent volume claims are not supported yet".to_owned()]);
         assert_eq!(
             unsupported.to_string(),
             "0/2 nodes are available: persistent volume claims are not supported yet."

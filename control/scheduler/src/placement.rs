@@ -97,12 +97,24 @@ mod tests {
     /// What happens to a cluster, one step at a time.
     #[derive(Clone, Debug)]
     enum Step {
-        Place { kind: usize },
+        Place {
+            kind: usize,
+        },
         /// The pod placed that many placements ago ends.
-        End { ago: usize },
-        Resize { node: usize, milli_cpu: i64 },
-        Cordon { node: usize, cordoned: bool },
-        Leave { node: usize },
+        End {
+            ago: usize,
+        },
+        Resize {
+            node: usize,
+            milli_cpu: i64,
+        },
+        Cordon {
+            node: usize,
+            cordoned: bool,
+        },
+        Leave {
+            node: usize,
+        },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -120,7 +132,8 @@ mod tests {
     fn shape(kind: usize) -> Shape {
         let mut shape = asking(50 + 70 * kind as i64, 100 + 30 * kind as i64);
         shape.labels.insert("app".to_owned(), format!("app-{kind}"));
-        let term = |key: &str, app: &str| PodTerm { pods: selector("app", app), topology_key: key.to_owned() };
+        let term =
+            |key: &str, app: &str| PodTerm { pods: selector("app", app), topology_key: key.to_owned() };
         let when_unsatisfiable = match kind {
             3 => WhenUnsatisfiable::DoNotSchedule,
             _ => WhenUnsatisfiable::ScheduleAnyway,
@@ -175,7 +188,8 @@ mod tests {
                     if outcome.is_ok() {
                         self.placed.push(pod.uid.clone());
                     }
-                    let name = |slot| cluster.node(slot).map(|node| node.name.to_string()).unwrap_or_default();
+                    let name =
+                        |slot| cluster.node(slot).map(|node| node.name.to_string()).unwrap_or_default();
                     return Some(outcome.map_or_else(|failure| failure.to_string(), name));
                 }
                 Step::End { ago } => {
@@ -183,7 +197,9 @@ mod tests {
                         cluster.remove_pod(&self.placed.remove(index));
                     }
                 }
-                Step::Resize { node: index, milli_cpu } => node(*index).offers(*milli_cpu, 2_000).join(cluster),
+                Step::Resize { node: index, milli_cpu } => {
+                    node(*index).offers(*milli_cpu, 2_000).join(cluster)
+                }
                 Step::Cordon { node: index, cordoned } => {
                     node(*index).change(|spec| spec.unschedulable = *cordoned).join(cluster);
                 }

@@ -95,7 +95,10 @@ mod tests {
         more.set("hugepages-2Mi", 4 << 20);
         let before = have.clone();
         have.add(&more);
-        assert_eq!((have.milli_cpu, have.get("example.com/gpu"), have.get("hugepages-2Mi")), (750, 3, 4 << 20));
+        assert_eq!(
+            (have.milli_cpu, have.get("example.com/gpu"), have.get("hugepages-2Mi")),
+            (750, 3, 4 << 20)
+        );
         have.subtract(&more);
         assert_eq!(have, before);
     }

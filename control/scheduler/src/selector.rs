@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn operators_match_as_kubernetes_defines_them() {
-        let labels: Labels = [("zone", "a"), ("cores", "8")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let labels: Labels =
+            [("zone", "a"), ("cores", "8")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let cases = [
             ("zone", Operator::In, vec!["a", "b"], true),
             ("zone", Operator::In, vec!["b"], false),

@@ -27,7 +27,12 @@ pub struct Tally {
 
 impl Tally {
     /// Adds up `counter` per value of label `key`, over the nodes that `counts` admits.
-    pub fn new(cluster: &Cluster, counter: CounterId, key: &str, counts: impl Fn(Candidate<'_>) -> bool) -> Self {
+    pub fn new(
+        cluster: &Cluster,
+        counter: CounterId,
+        key: &str,
+        counts: impl Fn(Candidate<'_>) -> bool,
+    ) -> Self {
         let slots = cluster.slots();
         let mut tally = Self {
             counter,

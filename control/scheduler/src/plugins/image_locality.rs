@@ -50,7 +50,8 @@ mod tests {
             NodeBuilder::new(name).change(|spec| spec.images = vec![("big:1".to_owned(), size * MEBIBYTE)])
         };
         let mut cluster = Cluster::default();
-        for node in [with("one", 2000), with("two", 20), NodeBuilder::new("three"), NodeBuilder::new("four")] {
+        for node in [with("one", 2000), with("two", 20), NodeBuilder::new("three"), NodeBuilder::new("four")]
+        {
             node.join(&mut cluster);
         }
         let pod = Shape { images: vec!["big:1".to_owned()], ..shape() };

@@ -15,7 +15,8 @@ pub struct InterPodAffinity;
 const NAME: &str = "InterPodAffinity";
 const AFFINITY: Reason = Reason::fixed("node(s) didn't match pod affinity rules");
 const ANTI_AFFINITY: Reason = Reason::fixed("node(s) didn't match pod anti-affinity rules");
-const OTHERS_ANTI_AFFINITY: Reason = Reason::fixed("node(s) didn't satisfy existing pods anti-affinity rules");
+const OTHERS_ANTI_AFFINITY: Reason =
+    Reason::fixed("node(s) didn't satisfy existing pods anti-affinity rules");
 /// What a placed pod's required affinity counts for in the score, as in Kubernetes.
 const HARD_POD_AFFINITY_WEIGHT: i64 = 1;
 
@@ -98,7 +99,11 @@ fn wishes(pod: &Shape, cluster: &Cluster) -> Vec<(Role, Predicate, String)> {
 
 impl AffinityRule {
     fn each<'a>(&'a self, domains: &'a [Domain]) -> impl Iterator<Item = (Role, &'a Tally, Domain)> {
-        self.roles.iter().zip(&self.tallies).zip(domains).map(|((role, tally), domain)| (*role, tally, *domain))
+        self.roles
+            .iter()
+            .zip(&self.tallies)
+            .zip(domains)
+            .map(|((role, tally), domain)| (*role, tally, *domain))
     }
 
     fn is_first_of_its_kind(&self) -> bool {
@@ -119,8 +124,9 @@ impl Rule for AffinityRule {
     /// Kubernetes' order: own affinity, own anti-affinity, that of others.
     fn filter(&self, domains: &[Domain]) -> Result<(), Reason> {
         let mut near = self.each(domains).filter(|(role, ..)| *role == Role::Near);
-        if near.any(|(_, tally, domain)| domain.is_none() || (tally.at(domain) == 0 && !self.is_first_of_its_kind()))
-        {
+        if near.any(|(_, tally, domain)| {
+            domain.is_none() || (tally.at(domain) == 0 && !self.is_first_of_its_kind())
+        }) {
             return Err(AFFINITY);
         }
         let occupied = |wanted: Role| {
@@ -148,7 +154,9 @@ impl Rule for AffinityRule {
     }
 
     fn normalize(&self, scores: &mut [i64]) {
-        let (Some(least), Some(most)) = (scores.iter().copied().min(), scores.iter().copied().max()) else { return };
+        let (Some(least), Some(most)) = (scores.iter().copied().min(), scores.iter().copied().max()) else {
+            return;
+        };
         for score in scores {
             *score = if most > least { scaled(*score - least, most - least) } else { 0 };
         }
@@ -198,7 +206,10 @@ mod tests {
         let last = placed.pop().unwrap();
         placed.sort();
         assert_eq!(placed, ["a1", "a2", "b1", "b2"].map(|name| Ok(name.to_owned())));
-        assert_eq!(last.unwrap_err(), "0/4 nodes are available: 4 node(s) didn't match pod anti-affinity rules.");
+        assert_eq!(
+            last.unwrap_err(),
+            "0/4 nodes are available: 4 node(s) didn't match pod anti-affinity rules."
+        );
     }
 
     #[test]
@@ -213,7 +224,8 @@ mod tests {
         cluster.set_pod(pod("hermit-2", app("hermit", hermit)), "b1");
         assert_eq!(
             place(&mut cluster, &web, 1),
-            [Err("0/4 nodes are available: 4 node(s) didn't satisfy existing pods anti-affinity rules.".to_owned())]
+            [Err("0/4 nodes are available: 4 node(s) didn't satisfy existing pods anti-affinity rules."
+                .to_owned())]
         );
         cluster.remove_pod("hermit");
         assert!(place(&mut cluster, &web, 1)[0].as_ref().unwrap().starts_with('a'));
@@ -229,7 +241,12 @@ mod tests {
         );
         let mut with_cache = cluster();
         with_cache.set_pod(pod("cache", app("cache", PodAffinity::default())), "b2");
-        assert!(place(&mut with_cache, &app("web", near("cache")), 3).iter().flatten().all(|name| name.starts_with('b')));
+        assert!(
+            place(&mut with_cache, &app("web", near("cache")), 3)
+                .iter()
+                .flatten()
+                .all(|name| name.starts_with('b'))
+        );
         let group = place(&mut cluster(), &app("web", near("web")), 4);
         let zones: Vec<_> = group.iter().flatten().map(|name| &name[..1]).collect();
         assert!(zones.len() == 4 && zones.iter().all(|zone| *zone == zones[0]), "{group:?}");
@@ -241,7 +258,8 @@ mod tests {
         cluster.set_pod(pod("cache", app("cache", PodAffinity::default())), "b2");
         let fond = PodAffinity { preferred: vec![(50, term("host", "cache"))], ..PodAffinity::default() };
         assert_eq!(place(&mut cluster, &app("web", fond), 1), [Ok("b2".to_owned())]);
-        let averse = PodAffinity { anti_preferred: vec![(50, term("zone", "cache"))], ..PodAffinity::default() };
+        let averse =
+            PodAffinity { anti_preferred: vec![(50, term("zone", "cache"))], ..PodAffinity::default() };
         assert!(place(&mut cluster, &app("batch", averse), 1)[0].as_ref().unwrap().starts_with('a'));
         let magnet = PodAffinity { preferred: vec![(50, term("host", "iron"))], ..PodAffinity::default() };
         cluster.set_pod(pod("magnet", app("magnet", magnet)), "a2");

@@ -49,7 +49,8 @@ impl NodeResourcesFit {
 
 /// Points give utilisation in percent and scores of 0 to 10; both are [`MAX_SCORE`]-scaled here.
 fn rate_by_points(points: &[UtilizationPoint], utilization: i64) -> i64 {
-    let scale = |point: &UtilizationPoint| (point.utilization * MAX_SCORE / 100, point.score * MAX_SCORE / 10);
+    let scale =
+        |point: &UtilizationPoint| (point.utilization * MAX_SCORE / 100, point.score * MAX_SCORE / 10);
     let mut before = None;
     for (at, score) in points.iter().map(scale) {
         match before {
@@ -111,7 +112,8 @@ impl Score for NodeResourcesFit {
     }
 
     fn score(&self, pod: &Shape, node: Candidate<'_>, _cluster: &Cluster) -> i64 {
-        let (wanted, have, taken) = (&pod.scoring_requests, &node.spec.allocatable, &node.load.scoring_requested);
+        let (wanted, have, taken) =
+            (&pod.scoring_requests, &node.spec.allocatable, &node.load.scoring_requested);
         let cpu = self.rate(taken.milli_cpu.saturating_add(wanted.milli_cpu), have.milli_cpu);
         let memory = self.rate(taken.memory.saturating_add(wanted.memory), have.memory);
         (cpu + memory) / 2
@@ -144,7 +146,10 @@ mod tests {
         ];
         for (pod, expected) in cases {
             let node = node.clone().build();
-            let reasons = fit(Strategy::LeastAllocated).filter(&pod, node.candidate().unwrap()).err().unwrap_or_default();
+            let reasons = fit(Strategy::LeastAllocated)
+                .filter(&pod, node.candidate().unwrap())
+                .err()
+                .unwrap_or_default();
             assert_eq!(reasons.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
         }
         let full = node.pod("b", shape()).build();
@@ -188,6 +193,9 @@ mod tests {
     fn a_node_that_offers_nothing_scores_nothing() {
         let node = NodeBuilder::new("one").change(|spec| spec.allocatable = Resources::default()).build();
         let cluster = Cluster::default();
-        assert_eq!(fit(Strategy::LeastAllocated).score(&asking(1, 1), node.candidate().unwrap(), &cluster), 0);
+        assert_eq!(
+            fit(Strategy::LeastAllocated).score(&asking(1, 1), node.candidate().unwrap(), &cluster),
+            0
+        );
     }
 }

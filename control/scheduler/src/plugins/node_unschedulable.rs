@@ -47,9 +47,12 @@ mod tests {
             effect: Some(Effect::NoSchedule),
         };
         let tolerant = Shape { tolerations: vec![toleration], ..shape() };
-        for (cordoned, pod, fits) in
-            [(false, shape(), true), (true, shape(), false), (true, tolerant.clone(), true), (false, tolerant, true)]
-        {
+        for (cordoned, pod, fits) in [
+            (false, shape(), true),
+            (true, shape(), false),
+            (true, tolerant.clone(), true),
+            (false, tolerant, true),
+        ] {
             let node = NodeBuilder::new("one").change(|spec| spec.unschedulable = cordoned).build();
             let verdict = NodeUnschedulable.filter(&pod, node.candidate().unwrap());
             assert_eq!(verdict, if fits { Ok(()) } else { Err(vec![CORDONED]) });

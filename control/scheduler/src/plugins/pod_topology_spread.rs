@@ -102,7 +102,8 @@ impl Rule for SpreadRule {
     }
 
     fn filter(&self, domains: &[Domain]) -> Result<(), Reason> {
-        let hard = self.constraints.iter().zip(&self.tallies).zip(domains).filter(|((bound, _), _)| bound.hard);
+        let hard =
+            self.constraints.iter().zip(&self.tallies).zip(domains).filter(|((bound, _), _)| bound.hard);
         for ((bound, tally), domain) in hard {
             if domain.is_none() {
                 return Err(NO_LABEL);
@@ -122,7 +123,8 @@ impl Rule for SpreadRule {
     /// How crowded the domains are; -1 where a node lacks a label and so gets the worst score.
     fn score(&self, domains: &[Domain]) -> i64 {
         let mut crowd = 0.0;
-        let soft = self.constraints.iter().zip(&self.tallies).zip(domains).filter(|((bound, _), _)| !bound.hard);
+        let soft =
+            self.constraints.iter().zip(&self.tallies).zip(domains).filter(|((bound, _), _)| !bound.hard);
         for ((bound, tally), domain) in soft {
             if domain.is_none() {
                 return -1;
@@ -178,7 +180,11 @@ mod tests {
     fn cluster() -> Cluster {
         let mut cluster = Cluster::default();
         for (name, zone, size) in [("a1", "a", 1000), ("a2", "a", 1000), ("b1", "b", 100_000)] {
-            NodeBuilder::new(name).label("zone", zone).label("host", name).offers(size, size).join(&mut cluster);
+            NodeBuilder::new(name)
+                .label("zone", zone)
+                .label("host", name)
+                .offers(size, size)
+                .join(&mut cluster);
         }
         NodeBuilder::new("nowhere").join(&mut cluster);
         cluster
@@ -215,9 +221,11 @@ mod tests {
         let (_, failed) = place(&mut cluster, &shape, 1);
         assert_eq!(
             failed,
-            ["0/4 nodes are available: 1 Insufficient cpu, 1 Insufficient memory, 1 node(s) didn't match pod \
+            [
+                "0/4 nodes are available: 1 Insufficient cpu, 1 Insufficient memory, 1 node(s) didn't match pod \
               topology spread constraints (missing required label), 2 node(s) didn't match pod topology spread \
-              constraints."]
+              constraints."
+            ]
         );
     }
 

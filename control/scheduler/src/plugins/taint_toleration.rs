@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn nodes_without_unwelcoming_taints_score_best() {
-        let soft = |count: usize| (0..count).map(|i| taint(&format!("k{i}"), "", Effect::PreferNoSchedule)).collect();
+        let soft = |count: usize| {
+            (0..count).map(|i| taint(&format!("k{i}"), "", Effect::PreferNoSchedule)).collect()
+        };
         let cluster = Cluster::default();
         let score = |count| {
             let node = NodeBuilder::new("one").change(|spec| spec.taints = soft(count)).build();
