@@ -19,6 +19,7 @@ pub mod cgroup;
 mod container;
 mod error;
 pub mod images;
+mod json_file;
 pub mod logs;
 mod mounts;
 mod runtime;

@@ -24,12 +24,13 @@ use crate::cgroup::{Hierarchies, PodCgroups};
 use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit};
 use crate::error::{Error, Result};
 use crate::images::{ImageStore, snapshot};
+use crate::json_file;
 use crate::logs::{Cancel, LogOptions, LogReader};
 use crate::mounts;
 use crate::sandbox::{self, Sandbox, SandboxSpec};
 use crate::shim::exec::{self, ExecSpec};
 use crate::shim::protocol::{Request, Response};
-use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client, write_json};
+use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client};
 use crate::table::Table;
 use crate::watch::Watcher;
 
@@ -375,7 +376,7 @@ fn status_of(record: &Record, log_path: PathBuf, state: ContainerState) -> Conta
 }
 
 fn save(path: &Path, value: &impl Serialize) -> Result<()> {
-    write_json(path, value).map_err(|problem| ShimError::Create(problem).into())
+    json_file::write(path, value).map_err(|problem| ShimError::Create(problem).into())
 }
 
 fn unexpected(response: &Response) -> Error {

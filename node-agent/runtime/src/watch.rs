@@ -23,9 +23,9 @@ use nix::unistd::Pid;
 use crate::cgroup::Hierarchies;
 use crate::container::{ContainerKey, Exit, ExitReason};
 use crate::error::{Error, Result};
-use crate::shim::{
-    EXIT_FILE, INIT_FILE, InitProcess, ShimError, client, pidfd_open, pidfd_signal, start_time, write_json,
-};
+use crate::json_file;
+use crate::shim::process::{InitProcess, pidfd_open, pidfd_signal, start_time};
+use crate::shim::{EXIT_FILE, INIT_FILE, ShimError, client};
 use crate::table::Table;
 
 /// The event that ends the thread.
@@ -163,7 +163,7 @@ impl Shared {
                     started_at: None,
                     finished_at: Timestamp::now(),
                 };
-                write_json(&path, &exit).map_err(ShimError::Create)?;
+                json_file::write(&path, &exit).map_err(ShimError::Create)?;
                 self.hierarchies.remove(cgroup)?;
                 exit
             }

@@ -23,10 +23,12 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::create::{Settings, chain, join_unified};
 use super::init::Init;
-use super::server::{Settings, chain, join_unified, pidfd_open, pidfd_signal, read_json, write_json};
+use super::process::{pidfd_open, pidfd_signal};
 use super::{LIBCONTAINER_DIR, Program, SETTINGS_FILE, ShimError, io_error};
 use crate::cgroup::Hierarchies;
+use crate::json_file;
 
 /// A process to run in a container: under its user, seccomp profile, capabilities, working directory and cgroup.
 #[derive(Debug)]
@@ -82,18 +84,18 @@ pub(crate) fn run(program: &Program, dir: &Path, spec: ExecSpec) -> Result<i32, 
         if has_seccomp {
             inner.set_no_new_privileges(Some(true));
         }
-        write_json(&process, &inner).map_err(ShimError::Exec)?;
+        json_file::write(&process, &inner).map_err(ShimError::Exec)?;
         let request = Request {
             container: dir.to_owned(),
             process: process.clone(),
             result: result.clone(),
             timeout: spec.timeout,
         };
-        write_json(&path, &request).map_err(ShimError::Exec)?;
+        json_file::write(&path, &request).map_err(ShimError::Exec)?;
         let mut child = program.spawn_exec(&path, spec.stdio).map_err(io_error("start exec in", dir))?;
         child.wait().map_err(io_error("wait for exec in", dir))?;
         // Without a result the helper was killed: it lives in the container's cgroup, and dies with it.
-        Ok(read_json(&result).unwrap_or(Outcome::Failed { problem: "the container ended".to_owned() }))
+        Ok(json_file::read(&result).unwrap_or(Outcome::Failed { problem: "the container ended".to_owned() }))
     };
     let outcome = run();
     for file in [path, process, result] {
@@ -113,19 +115,20 @@ pub(crate) fn run(program: &Program, dir: &Path, spec: ExecSpec) -> Result<i32, 
 
 /// The helper: `exec <request>`.
 pub(super) fn run_helper(request: PathBuf) -> Result<(), String> {
-    let request: Request = read_json(&request)?;
+    let request: Request = json_file::read(&request)?;
     let outcome = session(&request).unwrap_or_else(|problem| Outcome::Failed { problem });
-    write_json(&request.result, &outcome)
+    json_file::write(&request.result, &outcome)
 }
 
 fn session(request: &Request) -> Result<Outcome, String> {
-    let settings: Settings = read_json(&request.container.join(SETTINGS_FILE))?;
+    let settings: Settings = json_file::read(&request.container.join(SETTINGS_FILE))?;
     let spec = Spec::load(request.container.join("config.json")).map_err(|error| chain(&error))?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     nix::sys::prctl::set_child_subreaper(true).map_err(|errno| errno.to_string())?;
     join_unified(&Hierarchies::detect().map_err(|error| error.to_string())?, &settings.cgroup)?;
 
-    let (init, report, report_write) = Init::new(Vec::new(), seccomp)?;
+    let (init, report, report_write) =
+        Init::new(Vec::new(), seccomp).map_err(|errno| format!("cannot make a pipe: {errno}"))?;
     let built = ContainerBuilder::new(settings.id, SyscallType::default())
         .with_root_path(request.container.join(LIBCONTAINER_DIR))
         .and_then(|builder| {

@@ -19,8 +19,6 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::stat;
 use nix::unistd::{AccessFlags, execv, faccessat, pipe2};
 
-use super::ShimError;
-
 /// The reading end of the report pipe.
 pub(super) struct Report(File);
 
@@ -54,9 +52,8 @@ impl Init {
     pub(super) fn new(
         close: Vec<RawFd>,
         seccomp: Option<LinuxSeccomp>,
-    ) -> Result<(Self, Report, OwnedFd), ShimError> {
-        let (read, write) =
-            pipe2(OFlag::O_CLOEXEC).map_err(|errno| ShimError::Create(format!("pipe: {errno}")))?;
+    ) -> Result<(Self, Report, OwnedFd), Errno> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         let report = Report(read.into());
         let close = close.into_iter().chain([report.raw_fd()]).collect();
         Ok((Self { report: write.as_raw_fd(), close, seccomp }, report, write))

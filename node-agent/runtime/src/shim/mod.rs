@@ -4,23 +4,24 @@
 //! a shim for each container, an exec helper for each further process, a sandbox helper for each pod. All three are the
 //! agent's own program, started again from a sealed copy in memory ([`Program`]), told apart by `argv[1]`.
 //!
-//! Agent's side: [`Program`] starts processes, [`client`] talks to a shim. Shim's side: [`server`] is its life, [`init`]
-//! what runs in the container before its program, [`output`] the log. [`protocol`] is between the two.
+//! Agent's side: [`Program`] starts processes, [`client`] talks to a shim. Shim's side: [`create`] and [`server`] are its
+//! life, [`init`] what runs in the container before its program, [`output`] the log. [`protocol`] is between the two.
 
 pub(crate) mod client;
+mod create;
 pub mod exec;
 mod init;
 mod output;
+pub(crate) mod process;
 mod program;
 pub(crate) mod protocol;
 mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
+pub(crate) use create::Settings;
 pub(crate) use program::Program;
-pub(crate) use server::{InitProcess, Settings, pidfd_open, pidfd_signal, start_time, write_json};
 
 /// File names in a container's directory.
 pub(crate) const SETTINGS_FILE: &str = "shim.json";
@@ -74,9 +75,9 @@ pub fn dispatch() {
         use std::io::Write;
         // The one who started this process reads it; when nobody does any more there is nobody to tell.
         let _ = writeln!(io::stderr(), "{problem}");
-        process::exit(1);
+        std::process::exit(1);
     }
-    process::exit(0);
+    std::process::exit(0);
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ShimError {

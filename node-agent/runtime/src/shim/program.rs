@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 
 use super::exec::ExecStdio;
+use super::protocol::Answer;
 use super::{LOCK_FILE, LOG_FILE, ShimError, io_error};
 
 #[derive(Debug)]
@@ -58,21 +59,26 @@ impl Program {
         let mut command = self.command("shim");
         command.arg(dir).current_dir("/").stdin(lock).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(io_error("start shim for", dir))?;
-        let mut answer = String::new();
-        let read = child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut answer));
-        if let Some(Ok(_)) = read
-            && answer == server_ready()
-        {
-            return Ok(child);
+        let mut answer = Vec::new();
+        let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut answer));
+        match read.and_then(|_| Ok(serde_json::from_slice(&answer)?)) {
+            Ok(Answer::Ready) => Ok(child),
+            other => {
+                // It is about to end, and must not stay behind as a zombie.
+                let _ = child.wait();
+                Err(match other {
+                    Ok(Answer::NotExecutable { problem }) => ShimError::Start(problem),
+                    Ok(Answer::Failed { problem }) => ShimError::Create(problem),
+                    Ok(Answer::Ready) | Err(_) => {
+                        let log = fs::read_to_string(&path).unwrap_or_default();
+                        ShimError::Create(format!(
+                            "the shim died while it created the container: {}",
+                            log.trim()
+                        ))
+                    }
+                })
+            }
         }
-        // It is about to end: what it has to say is in its log then.
-        let _ = child.wait();
-        let log = fs::read_to_string(&path).unwrap_or_default();
-        let problem = match log.trim() {
-            "" => "the shim died while it created the container".to_owned(),
-            problem => problem.to_owned(),
-        };
-        Err(ShimError::Create(problem))
     }
 
     pub(crate) fn run_sandbox_helper(&self, request: &impl Serialize) -> Result<(), String> {
@@ -99,9 +105,4 @@ impl Program {
         command.stdin(end(stdio.stdin)).stdout(end(stdio.stdout)).stderr(end(stdio.stderr));
         command.spawn()
     }
-}
-
-/// What the shim writes when the container is created.
-pub(super) fn server_ready() -> &'static str {
-    "ready\n"
 }

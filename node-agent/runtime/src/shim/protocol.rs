@@ -38,6 +38,14 @@ pub(crate) enum Response {
     },
 }
 
+/// Written once to the shim's standard output, when the container is created or cannot be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Ready,
+    NotExecutable { problem: String },
+    Failed { problem: String },
+}
+
 pub(crate) fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_vec(message)?;
     let length = u32::try_from(json.len()).map_err(io::Error::other)?;

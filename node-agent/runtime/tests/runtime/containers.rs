@@ -131,7 +131,7 @@ fn a_command_that_cannot_be_executed_is_named() {
         spec.command = vec![command.into()];
         let error = node.runtime().create_container(&spec).expect_err("creating must fail");
         assert_eq!(error.to_string(), message);
-        assert_eq!(error.reason(), "CreateContainerError");
+        assert_eq!(error.reason(), "RunContainerError");
         assert!(node.runtime().status(&spec.key).is_err());
     }
     // Only execve itself can tell this one.
