@@ -44,7 +44,10 @@ impl Declared {
     }
 }
 
-pub(crate) fn declared(pool: &DescriptorPool, message: &MessageDescriptor) -> Result<Option<Declared>, Box<dyn Error>> {
+pub(crate) fn declared(
+    pool: &DescriptorPool,
+    message: &MessageDescriptor,
+) -> Result<Option<Declared>, Box<dyn Error>> {
     let extension = pool.get_extension_by_name("weir.kind").ok_or("weir/options.proto lacks `kind`")?;
     let options = message.options();
     if !options.has_extension(&extension) {
@@ -59,7 +62,10 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> 
     for message in names::api_messages(pool) {
         let Some(kind) = declared(pool, &message)? else { continue };
         // Status and DeleteOptions have a header in JSON but are no objects.
-        if !message.get_field_by_name("metadata").is_some_and(|field| is_message(&field, "k8s.meta.v1.ObjectMeta")) {
+        if !message
+            .get_field_by_name("metadata")
+            .is_some_and(|field| is_message(&field, "k8s.meta.v1.ObjectMeta"))
+        {
             continue;
         }
         let constant = message.name().to_shouty_snake_case();
@@ -75,7 +81,12 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> 
     Ok(out)
 }
 
-fn row(out: &mut String, message: &MessageDescriptor, kind: &Declared, constant: &str) -> Result<(), Box<dyn Error>> {
+fn row(
+    out: &mut String,
+    message: &MessageDescriptor,
+    kind: &Declared,
+    constant: &str,
+) -> Result<(), Box<dyn Error>> {
     let rust = names::rust_type(message);
     let singular = match kind.text("singular") {
         empty if empty.is_empty() => message.name().to_lowercase(),
@@ -172,9 +183,15 @@ fn select(message: &MessageDescriptor, path: &str) -> Result<String, Box<dyn Err
                 write!(expression, ".and_then(|message| message.{name}.as_ref())")?;
                 at = next;
             }
-            (None, Kind::String) => return Ok(format!("Cow::Borrowed({expression}.map_or(\"\", |message| message.{name}.as_str()))")),
+            (None, Kind::String) => {
+                return Ok(format!(
+                    "Cow::Borrowed({expression}.map_or(\"\", |message| message.{name}.as_str()))"
+                ));
+            }
             (None, Kind::Bool | Kind::Int32 | Kind::Int64) => {
-                return Ok(format!("Cow::Owned({expression}.map(|message| message.{name}).unwrap_or_default().to_string())"));
+                return Ok(format!(
+                    "Cow::Owned({expression}.map(|message| message.{name}).unwrap_or_default().to_string())"
+                ));
             }
             _ => return Err(wrong().into()),
         }

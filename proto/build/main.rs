@@ -3,6 +3,8 @@
 //! `protox` compiles the files without protoc. The custom options of `weir/options.proto` are lost in prost's own
 //! descriptors, so they are read from a reflection pool of the same compilation.
 
+#![expect(clippy::print_stdout, reason = "how a build script talks to cargo")]
+
 mod json;
 mod kinds;
 mod names;

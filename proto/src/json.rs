@@ -34,7 +34,7 @@ pub enum Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
 pub struct JsonError {
-    /// "spec.containers[0].ports[0].containerPort"; "" for the object itself.
+    /// `spec.containers[0].ports[0].containerPort`; empty for the object itself.
     pub path: String,
     pub problem: Problem,
 }
@@ -79,7 +79,10 @@ impl<'v, 'u> Reader<'v, 'u> {
         Ok(())
     }
 
-    fn entries(&self, value: &'v Value) -> Result<impl Iterator<Item = (&'v String, &'v Value)> + use<'v>, JsonError> {
+    fn entries(
+        &self,
+        value: &'v Value,
+    ) -> Result<impl Iterator<Item = (&'v String, &'v Value)> + use<'v>, JsonError> {
         match value {
             Value::Object(map) => Ok(Some(map).into_iter().flat_map(Map::iter)),
             Value::Null => Ok(None.into_iter().flat_map(Map::iter)),
@@ -227,7 +230,11 @@ impl<T: Write> Serialize for Writable<'_, T> {
 }
 
 /// A field that is absent when unset.
-fn unless_unset<M: SerializeMap, T: Write>(map: &mut M, key: &'static str, value: &T) -> Result<(), M::Error> {
+fn unless_unset<M: SerializeMap, T: Write>(
+    map: &mut M,
+    key: &'static str,
+    value: &T,
+) -> Result<(), M::Error> {
     if value.is_unset() { Ok(()) } else { always(map, key, value) }
 }
 

@@ -42,11 +42,13 @@ pub struct Column {
     pub wide: bool,
 }
 
+type Erased<Error> = Result<Box<dyn Object>, Error>;
+
 /// The functions of a kind's type, with the type erased.
 pub(crate) struct Codec {
     empty: fn() -> Box<dyn Object>,
-    decode: fn(&[u8]) -> Result<Box<dyn Object>, DecodeError>,
-    read: for<'v> fn(&'v Value, &mut Reader<'v, '_>) -> Result<Box<dyn Object>, JsonError>,
+    decode: fn(&[u8]) -> Erased<DecodeError>,
+    read: for<'v> fn(&'v Value, &mut Reader<'v, '_>) -> Erased<JsonError>,
 }
 
 impl Codec {
@@ -172,7 +174,10 @@ pub fn find(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
 
 /// By the words of a REST path.
 pub fn find_plural(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    kinds().iter().copied().find(|known| (known.group, known.version, known.plural) == (group, version, plural))
+    kinds()
+        .iter()
+        .copied()
+        .find(|known| (known.group, known.version, known.plural) == (group, version, plural))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,7 +193,8 @@ pub fn resolve(word: &str) -> Result<&'static Kind, UnknownKind> {
     let lower = word.to_ascii_lowercase();
     let (name, group) = lower.split_once('.').unwrap_or((&lower, ""));
     let in_group = |kind: &Kind| group.is_empty() || group == kind.group || group == kind.version_and_group();
-    let found = kinds().iter().copied().find(|kind| in_group(kind) && kind.names().any(|known| known == name));
+    let found =
+        kinds().iter().copied().find(|kind| in_group(kind) && kind.names().any(|known| known == name));
     found.ok_or_else(|| UnknownKind { word: word.to_owned(), nearest: nearest(name) })
 }
 

@@ -142,7 +142,8 @@ impl TryFrom<&LabelSelector> for Selector {
     fn try_from(selector: &LabelSelector) -> Result<Self, SelectorError> {
         let mut all = Self::equal(&selector.match_labels);
         for expression in &selector.match_expressions {
-            let requirement = Requirement::new(&expression.key, &expression.operator, expression.values.clone())?;
+            let requirement =
+                Requirement::new(&expression.key, &expression.operator, expression.values.clone())?;
             if matches!(requirement.operator, Operator::Gt | Operator::Lt) {
                 return Err(SelectorError::Operator { operator: expression.operator.clone() });
             }
@@ -284,7 +285,9 @@ mod tests {
 
     #[test]
     fn malformed_selectors_are_refused() {
-        for selector in [",", "a,", "a=b,,c", "=b", "a in", "a in (b", "a in b", "a b", "!", "a>x", "a=b c", "é=1"] {
+        for selector in
+            [",", "a,", "a=b,,c", "=b", "a in", "a in (b", "a in b", "a b", "!", "a>x", "a=b c", "é=1"]
+        {
             assert!(Selector::parse(selector).is_err(), "{selector}");
         }
     }

@@ -84,7 +84,7 @@ pub mod net {
 }
 
 /// Weir's gRPC services.
-#[expect(unused_qualifications, reason = "generated code spells every path out")]
+#[expect(unused_qualifications, clippy::allow_attributes, reason = "generated code")]
 pub mod weir {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/weir.v1.rs"));

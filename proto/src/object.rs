@@ -12,7 +12,9 @@ use crate::kind::Kind;
 use crate::meta::v1::ObjectMeta;
 
 /// A kind's type. Implemented by the build for each message with `(weir.kind)`.
-pub trait Resource: prost::Message + Debug + Default + Clone + PartialEq + Serialize + DeserializeOwned + 'static {
+pub trait Resource:
+    prost::Message + Debug + Default + Clone + PartialEq + Serialize + DeserializeOwned + 'static
+{
     const KIND: &'static Kind;
 
     /// Empty when absent.

@@ -74,7 +74,8 @@ impl ApiError {
 
     /// A stale update.
     pub fn modified(kind: &Kind, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)
     }
 
@@ -82,8 +83,13 @@ impl ApiError {
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<StatusCause>) -> Self {
         let list: Vec<_> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
         let list = if let [one] = list.as_slice() { one.clone() } else { format!("[{}]", list.join(", ")) };
-        let called = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
-        let mut error = Self::new("Invalid", format!("{called} {name:?} is invalid: {list}")).about(kind, kind.kind, name);
+        let called = if kind.group.is_empty() {
+            kind.kind.to_owned()
+        } else {
+            format!("{}.{}", kind.kind, kind.group)
+        };
+        let mut error = Self::new("Invalid", format!("{called} {name:?} is invalid: {list}"))
+            .about(kind, kind.kind, name);
         error.0.details.get_or_insert_default().causes = causes;
         error
     }
@@ -192,7 +198,8 @@ impl std::error::Error for ApiError {}
 
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
-        let code = REASONS.iter().find(|(reason, ..)| *reason == error.reason()).map_or(Code::Unknown, |row| row.2);
+        let code =
+            REASONS.iter().find(|(reason, ..)| *reason == error.reason()).map_or(Code::Unknown, |row| row.2);
         let details = error.0.encode_to_vec();
         Self::with_details(code, error.0.message, details.into())
     }
@@ -203,14 +210,15 @@ impl From<tonic::Status> for ApiError {
         match Status::decode(status.details()) {
             Ok(carried) if !carried.reason.is_empty() => Self(Box::new(carried)),
             _ => {
-                let reason = REASONS.iter().find(|row| row.2 == status.code()).map_or("InternalError", |row| row.0);
+                let reason =
+                    REASONS.iter().find(|row| row.2 == status.code()).map_or("InternalError", |row| row.0);
                 Self::new(reason, status.message().to_owned())
             }
         }
     }
 }
 
-/// What is wrong with one field, in Kubernetes' words. `field` is its path: "spec.ports[0].port".
+/// What is wrong with one field, in Kubernetes' words. `field` is its path: `spec.ports[0].port`.
 impl StatusCause {
     fn of(reason: &str, field: impl Into<String>, message: String) -> Self {
         Self { reason: reason.to_owned(), field: field.into(), message }
@@ -264,7 +272,11 @@ mod tests {
 
     #[test]
     fn a_bare_grpc_error_gets_the_reason_of_its_code() {
-        for (code, reason) in [(Code::NotFound, "NotFound"), (Code::Unavailable, "ServiceUnavailable"), (Code::Unknown, "InternalError")] {
+        for (code, reason) in [
+            (Code::NotFound, "NotFound"),
+            (Code::Unavailable, "ServiceUnavailable"),
+            (Code::Unknown, "InternalError"),
+        ] {
             let error = ApiError::from(tonic::Status::new(code, "so"));
             assert_eq!((error.reason(), error.message()), (reason, "so"));
         }

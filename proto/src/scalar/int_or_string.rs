@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn percentages_round_as_asked() {
-        for (value, total, up, down) in [("25%", 10, 3, 2), ("0%", 7, 0, 0), ("100%", 7, 7, 7), ("25%", 0, 0, 0)] {
+        for (value, total, up, down) in
+            [("25%", 10, 3, 2), ("0%", 7, 0, 0), ("100%", 7, 7, 7), ("25%", 0, 0, 0)]
+        {
             let value = IntOrString::from(value);
             assert_eq!((value.scaled(total, true).unwrap(), value.scaled(total, false).unwrap()), (up, down));
         }

@@ -348,7 +348,10 @@ impl prost::Message for Quantity {
         }
         let mut text = String::new();
         encoding::string::merge(wire_type, &mut text, buf, ctx)?;
-        #[expect(deprecated, reason = "prost offers no other way for a message of one's own to refuse a value")]
+        #[expect(
+            deprecated,
+            reason = "prost offers no other way for a message of one's own to refuse a value"
+        )]
         let quantity = text.parse().map_err(|error: ScalarError| DecodeError::new(error.to_string()))?;
         *self = quantity;
         Ok(())
@@ -362,3 +365,6 @@ impl prost::Message for Quantity {
         *self = Self::ZERO;
     }
 }
+
+#[cfg(test)]
+mod tests;

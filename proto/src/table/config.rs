@@ -1,0 +1,26 @@
+//! Kinds with little to show: namespaces, configuration, accounts, leases.
+
+use super::{age, or};
+use crate::coordination::v1::Lease;
+use crate::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use crate::meta::v1::Time;
+
+pub(super) fn namespace_cells(namespace: &Namespace, now: Time) -> Vec<String> {
+    vec![namespace.status().phase.clone(), age(namespace.meta(), now)]
+}
+
+pub(super) fn config_map_cells(map: &ConfigMap, now: Time) -> Vec<String> {
+    vec![(map.data.len() + map.binary_data.len()).to_string(), age(map.meta(), now)]
+}
+
+pub(super) fn secret_cells(secret: &Secret, now: Time) -> Vec<String> {
+    vec![or(&secret.r#type, "Opaque"), secret.data.len().to_string(), age(secret.meta(), now)]
+}
+
+pub(super) fn service_account_cells(account: &ServiceAccount, now: Time) -> Vec<String> {
+    vec![account.secrets.len().to_string(), age(account.meta(), now)]
+}
+
+pub(super) fn lease_cells(lease: &Lease, now: Time) -> Vec<String> {
+    vec![lease.spec().holder_identity().to_owned(), age(lease.meta(), now)]
+}
