@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weir_proto::meta::v1::MicroTime;
 use weir_proto::net::v1alpha1::DataplaneNodeStatus;
@@ -30,11 +31,13 @@ const AHEAD: usize = 4;
 pub struct Dataplane {
     hub: Arc<Hub>,
     registry: Registry,
+    draining: CancellationToken,
 }
 
 impl Dataplane {
-    pub fn new(hub: Arc<Hub>, registry: Registry) -> Self {
-        Self { hub, registry }
+    /// Sessions end when `draining` is cancelled; nodes then turn to another server.
+    pub fn new(hub: Arc<Hub>, registry: Registry, draining: CancellationToken) -> Self {
+        Self { hub, registry, draining }
     }
 
     pub fn into_server(self) -> DataplaneServiceServer<Self> {
@@ -56,8 +59,15 @@ impl DataplaneService for Dataplane {
         let user = user.ok_or_else(|| Status::from(ApiError::unauthorized("the caller is not known")))?;
         let (batches, stream) = mpsc::channel(AHEAD);
         let session = Session { hub: self.hub.clone(), registry: self.registry.clone(), user };
+        let draining = self.draining.clone();
         // Answered before the node has said anything: it may wait for the answer before it speaks.
-        tokio::spawn(session.run(request.into_inner(), batches));
+        tokio::spawn(async move {
+            let session = session.run(request.into_inner(), batches.clone());
+            if draining.run_until_cancelled(session).await.is_none() {
+                // An error only means that the node has gone.
+                let _ = batches.send(Err(Status::unavailable("the server is shutting down"))).await;
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }

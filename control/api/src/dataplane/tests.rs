@@ -33,6 +33,7 @@ struct Control {
     store: Arc<dyn Store>,
     registry: Registry,
     hub: Arc<Hub>,
+    draining: CancellationToken,
     _stop: DropGuard,
     _folder: TempDir,
 }
@@ -46,7 +47,7 @@ impl Control {
         registry.start(&stop);
         let hub = Hub::new();
         tokio::spawn(hub.clone().run(Caches::of(&registry).unwrap(), stop.clone()));
-        Self { store, registry, hub, _stop: stop.drop_guard(), _folder: folder }
+        Self { store, registry, hub, draining: stop.child_token(), _stop: stop.drop_guard(), _folder: folder }
     }
 
     /// Stores an object as it is; answers with the revision.
@@ -79,7 +80,7 @@ impl Control {
     }
 
     async fn connect(&self, user: User, node_name: &str) -> Connection {
-        let service = Dataplane::new(self.hub.clone(), self.registry.clone());
+        let service = Dataplane::new(self.hub.clone(), self.registry.clone(), self.draining.clone());
         let server = DataplaneServiceServer::with_interceptor(service, move |mut request: Request<()>| {
             request.extensions_mut().insert(user.clone());
             Ok(request)
@@ -222,6 +223,15 @@ async fn the_first_report_must_be_a_hello() {
         }
     };
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn sessions_end_when_the_server_drains() {
+    let control = Control::start().await;
+    let mut node = control.connect(User::node("n1"), "n1").await;
+    assert!(node.next().await.unwrap().snapshot);
+    control.draining.cancel();
+    assert_eq!(node.next().await.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]

@@ -32,14 +32,19 @@ impl Registry {
         if node.is_empty() {
             return Err(ApiError::bad_request("target.name: Required value: the node to bind to"));
         }
-        let annotations = binding.metadata.map(|meta| meta.annotations).unwrap_or_default();
+        let meta = binding.metadata.unwrap_or_default();
+        let (uid, annotations) = (meta.uid, meta.annotations);
         let object = self
             .change(context, target, |current| {
                 let refuse = |why: String| Err(ApiError::conflict(target.kind, &target.name, &why));
                 let Some(pod) = current.typed::<Pod>() else {
                     return Err(ApiError::bad_request("only pods are bound"));
                 };
-                if pod.metadata.as_ref().is_some_and(|meta| meta.deletion_timestamp.is_some()) {
+                // The scheduler decided about one pod, not about whoever bears its name by now.
+                if !uid.is_empty() && pod.meta().uid != uid {
+                    return refuse(format!("pod {} is another by now: its uid is not {uid}", target.name));
+                }
+                if pod.meta().deletion_timestamp.is_some() {
                     return refuse(format!(
                         "pod {} is being deleted, cannot be assigned to a host",
                         target.name

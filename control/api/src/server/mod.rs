@@ -166,7 +166,7 @@ fn router(
         draining: draining.clone(),
     });
     let inspect = InspectServer::new(InspectFace { registry: registry.clone(), agents: agents.clone() });
-    let dataplane = Dataplane::new(hub, registry.clone()).into_server();
+    let dataplane = Dataplane::new(hub, registry.clone(), draining.clone()).into_server();
     Router::new()
         .route_service("/weir.v1.Resources/{method}", resources)
         .route_service("/weir.v1.NodeService/{method}", nodes)

@@ -24,21 +24,6 @@ const POD: &[Field<PodSpec>] = &[
         is_set: |spec| spec.active_deadline_seconds.is_some(),
     },
     Field {
-        name: "affinity",
-        instead: "the scheduler does not look at it",
-        is_set: |spec| spec.affinity.is_some(),
-    },
-    Field {
-        name: "topologySpreadConstraints",
-        instead: "the scheduler does not look at them",
-        is_set: |spec| !spec.topology_spread_constraints.is_empty(),
-    },
-    Field {
-        name: "schedulingGates",
-        instead: "the pod is scheduled at once",
-        is_set: |spec| !spec.scheduling_gates.is_empty(),
-    },
-    Field {
         name: "priorityClassName",
         instead: "all pods have the same priority",
         is_set: |spec| !spec.priority_class_name.is_empty(),
@@ -239,10 +224,10 @@ mod tests {
     fn a_field_that_nothing_acts_on_is_named() {
         let container = Container { tty: true, ..Container::default() };
         let spec =
-            PodSpec { containers: vec![container], affinity: Some(Default::default()), ..PodSpec::default() };
+            PodSpec { containers: vec![container], active_deadline_seconds: Some(60), ..PodSpec::default() };
         let warnings = in_pod(&spec, "spec");
         assert_eq!(warnings.len(), 2);
-        assert!(warnings[0].starts_with("spec.affinity: "));
+        assert!(warnings[0].starts_with("spec.activeDeadlineSeconds: "));
         assert!(warnings[1].starts_with("spec.containers[0].tty: "));
     }
 
