@@ -22,6 +22,8 @@ pub enum Error {
     /// The field is understood, and nothing acts on it yet.
     #[error("{field} is not supported yet")]
     NotSupported { field: &'static str },
+    #[error("state directory {path} is in use by another process")]
+    InUse { path: PathBuf },
     #[error("container {key} does not exist")]
     NoContainer { key: String },
     #[error("sandbox {uid} does not exist")]
@@ -45,6 +47,7 @@ impl Error {
             Self::NotSupported { .. } => "CreateContainerConfigError",
             Self::Cgroup(_)
             | Self::Log(_)
+            | Self::InUse { .. }
             | Self::NoContainer { .. }
             | Self::InvalidName { .. }
             | Self::Unkillable { .. }

@@ -3,13 +3,14 @@
 //! State directory:
 //!
 //! ```text
+//! lock                                 held by the runtime that has the directory open
 //! images/                              see [`crate::images`]
 //! pods/<uid>/.sandbox/                 see [`crate::sandbox`]
 //! pods/<uid>/<container>/<restart>.log
 //! pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
 //! ```
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -69,6 +70,8 @@ pub struct Runtime {
     cgroups: PodCgroups,
     table: Arc<Table>,
     watcher: Watcher,
+    /// Held while this runtime lives: two would undo each other's work.
+    _lock: File,
 }
 
 impl Runtime {
@@ -78,6 +81,7 @@ impl Runtime {
         fs::create_dir_all(&pods).map_err(Error::io("create", &pods))?;
         // Mounts are recognised by their path in the kernel's table, which knows no links.
         let pods = pods.canonicalize().map_err(Error::io("resolve", &pods))?;
+        let lock = lock(&config.state_dir)?;
         let hierarchies = Hierarchies::detect()?;
         let table = Arc::new(Table::default());
         let runtime = Self {
@@ -88,6 +92,7 @@ impl Runtime {
                 .map_err(Error::io("start the watcher of", &pods))?,
             pods,
             table,
+            _lock: lock,
         };
         for dir in container_dirs(&runtime.pods)? {
             runtime.recover(&dir)?;
@@ -348,6 +353,16 @@ impl Runtime {
     fn container_dir(&self, key: &ContainerKey) -> Result<PathBuf> {
         let name = safe_name("container name", &key.name)?;
         Ok(self.pod_dir(&key.pod_uid)?.join(name).join(key.restart.to_string()))
+    }
+}
+
+fn lock(state_dir: &Path) -> Result<File> {
+    let path = state_dir.join("lock");
+    let lock = File::create(&path).map_err(Error::io("create", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: state_dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
 }
 

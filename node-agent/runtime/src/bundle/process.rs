@@ -116,7 +116,8 @@ mod tests {
         ] {
             let config =
                 ImageConfig { entrypoint: list(entrypoint), cmd: list(cmd), ..ImageConfig::default() };
-            let image = Image { reference: "i".into(), digest: "d".into(), config, layers: Vec::new() };
+            let image =
+                Image { reference: "i".into(), digest: "d".into(), config, layers: Vec::new(), size: 0 };
             let mut spec = ContainerSpec::new(ContainerKey::new("u", "c", 0), image);
             spec.command = list(command);
             spec.args = list(args);

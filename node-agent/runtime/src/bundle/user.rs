@@ -95,7 +95,7 @@ mod tests {
 
     fn spec(user: &str) -> ContainerSpec {
         let config = ImageConfig { user: Some(user.to_owned()), ..ImageConfig::default() };
-        let image = Image { reference: "i".into(), digest: "d".into(), config, layers: Vec::new() };
+        let image = Image { reference: "i".into(), digest: "d".into(), config, layers: Vec::new(), size: 0 };
         ContainerSpec::new(ContainerKey::new("u", "c", 0), image)
     }
 

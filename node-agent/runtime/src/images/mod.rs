@@ -76,6 +76,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// The layers' diff_ids, lowest first.
     pub layers: Vec<String>,
+    /// Bytes of the layers as they are in the source, as in a node's `status.images`.
+    pub size: u64,
 }
 
 /// What an image says about running it.

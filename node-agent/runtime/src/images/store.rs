@@ -69,6 +69,18 @@ impl ImageStore {
         }
     }
 
+    /// The images in the store, by reference.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let refs = self.dir.join("refs");
+        let mut images = Vec::new();
+        for entry in fs::read_dir(&refs).map_err(io_error("read", &refs))?.flatten() {
+            let record = fs::read(entry.path()).ok();
+            images.extend(record.and_then(|record| serde_json::from_slice::<Image>(&record).ok()));
+        }
+        images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(images)
+    }
+
     /// Where an unpacked layer lies.
     pub(crate) fn layer_dir(&self, diff_id: &str) -> PathBuf {
         self.dir.join("layers").join(diff_id.trim_start_matches("sha256:"))
@@ -159,6 +171,7 @@ impl ImageStore {
             digest: found.digest.to_string(),
             config: found.config,
             layers: found.layers.iter().map(|(_, diff_id)| diff_id.to_string()).collect(),
+            size: found.layers.iter().map(|(descriptor, _)| descriptor.size).sum(),
         };
         self.record(parsed, &image)?;
         Ok(image)

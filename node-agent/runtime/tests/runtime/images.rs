@@ -65,6 +65,7 @@ fn layers_of_every_compression_and_archives_are_read() {
             let image = images.store(source).resolve(NAME, PullPolicy::Always).expect("the image");
             assert_eq!((image.layers.len(), image.config.user.as_deref()), (2, Some("web")));
             assert_eq!(images.layers().len(), 2);
+            assert_eq!(images.store(source).list().expect("the images"), [image]);
         }
     }
 }

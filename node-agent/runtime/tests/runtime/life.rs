@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use weir_runtime::{ContainerState, ExitReason};
+use weir_runtime::{ContainerState, Error, ExitReason, Runtime};
 
 use crate::fixture::{Node, is_root, traces, wait_until};
 
@@ -66,6 +66,17 @@ fn containers_outlive_the_agent_and_are_found_again() {
     assert_eq!(node.log(&created.key), "late\n");
     node.runtime().remove_container(&running.key).expect("removing");
     assert!(!PathBuf::from(format!("/proc/{}", pid(&before.state))).exists());
+}
+
+#[test]
+fn a_state_directory_serves_one_runtime_at_a_time() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    let second = Runtime::open(node.config());
+    assert!(matches!(second, Err(Error::InUse { .. })), "{second:?}");
+    node.open();
 }
 
 #[test]
@@ -177,4 +188,41 @@ fn half_written_state_is_cleaned_up_by_removing_the_pod() {
         node.runtime().remove_sandbox(uid).expect("removing");
     }
     assert!(traces(&pods.display().to_string()).is_empty());
+}
+
+#[test]
+fn many_pods_come_and_go_at_once_and_leave_nothing() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let state = node.directory.path().join("state").display().to_string();
+    let zombies = || {
+        let children = format!("/proc/self/task/{}/children", std::process::id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let zombie = |pid: &&str| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.contains(") Z ") && stat.contains("(weir")
+        };
+        children.split_whitespace().filter(zombie).count()
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let node = &node;
+            scope.spawn(move || {
+                for round in 0..3 {
+                    let uid = format!("pod-{worker}-{round}");
+                    node.sandbox(&uid);
+                    let spec = node.container(&uid, "main", "echo hello");
+                    let (exit, log) = node.finish(&spec);
+                    assert_eq!((exit.code, log.as_str()), (0, "hello\n"));
+                    node.runtime().remove_sandbox(&uid).expect("removing the sandbox");
+                }
+            });
+        }
+    });
+    assert!(node.runtime().pod_uids().expect("pods").is_empty());
+    assert_eq!(traces(&state), Default::default());
+    assert_eq!(node.cgroups(), Vec::<PathBuf>::new());
+    wait_until("all shims are reaped", || zombies() == 0);
 }
