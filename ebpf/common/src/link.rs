@@ -98,16 +98,18 @@ impl Endpoint {
 pub struct Node {
     addresses: [Address; 2],
     uplink: IfIndex,
-    reserved: [u8; 4],
+    redirects: [u8; 1],
+    reserved: [u8; 3],
     build: [u8; 8],
 }
 layout!(Node, 48);
 
 impl Node {
     /// The node's IPv4 and IPv6 address, the unspecified address where it has none; the interface to the others.
-    /// `build` names the programs that run, and is zero while they are being exchanged.
-    pub fn new(addresses: [Address; 2], uplink: IfIndex, build: u64) -> Self {
-        Self { addresses, uplink, reserved: [0; 4], build: build.to_be_bytes() }
+    /// `redirects`: XDP sends back out by redirect. `build` names the programs that run, and is zero while they are being
+    /// exchanged.
+    pub fn new(addresses: [Address; 2], uplink: IfIndex, redirects: bool, build: u64) -> Self {
+        Self { addresses, uplink, redirects: [redirects as u8], reserved: [0; 3], build: build.to_be_bytes() }
     }
 
     #[inline(always)]
@@ -123,6 +125,11 @@ impl Node {
     #[inline(always)]
     pub fn uplink(&self) -> IfIndex {
         self.uplink
+    }
+
+    #[inline(always)]
+    pub fn redirects(&self) -> bool {
+        self.redirects[0] != 0
     }
 
     pub fn build(&self) -> u64 {

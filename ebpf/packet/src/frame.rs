@@ -46,7 +46,8 @@ impl Frame for [u8] {
 
 impl FrameMut for [u8] {
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
-        let place = self.get_mut(offset..).and_then(|rest| rest.first_chunk_mut()).ok_or(DropReason::Truncated)?;
+        let place =
+            self.get_mut(offset..).and_then(|rest| rest.first_chunk_mut()).ok_or(DropReason::Truncated)?;
         *place = *bytes;
         Ok(())
     }

@@ -28,6 +28,8 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Where the L4 header begins.
     pub l4: usize,
+    /// Of the IP packet, without the Ethernet header or padding.
+    pub total_length: u16,
     pub ttl: u8,
     pub header_checksum: [u8; 2],
     pub fragment: Fragment,
@@ -95,7 +97,7 @@ fn parse_v4(frame: &(impl Frame + ?Sized)) -> Result<Packet, DropReason> {
         return Err(DropReason::Malformed);
     }
     let header_length = usize::from(words) * 4;
-    let total_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let total_length = u16::from_be_bytes([header[2], header[3]]);
     let fragmentation = u16::from_be_bytes([header[6], header[7]]);
     let protocol = header[9];
     let source = Address::v4([header[12], header[13], header[14], header[15]]);
@@ -109,7 +111,7 @@ fn parse_v4(frame: &(impl Frame + ?Sized)) -> Result<Packet, DropReason> {
     };
     let l4 = ETHERNET + header_length;
     // What a frame holds past the packet's own length is padding, not a header.
-    let room = total_length.checked_sub(header_length).ok_or(DropReason::Malformed)?;
+    let room = usize::from(total_length).checked_sub(header_length).ok_or(DropReason::Malformed)?;
     let (transport, source_port, destination_port) = match (fragment, protocol) {
         (Fragment::Whole | Fragment::First, protocol::TCP) => {
             let tcp: [u8; 14] = segment(frame, l4, room, 20)?;
@@ -132,6 +134,7 @@ fn parse_v4(frame: &(impl Frame + ?Sized)) -> Result<Packet, DropReason> {
             (destination, u16::from_be_bytes(destination_port)),
         ),
         l4,
+        total_length,
         ttl: header[8],
         header_checksum: [header[10], header[11]],
         fragment,
@@ -180,10 +183,8 @@ mod tests {
 
     #[test]
     fn ports_and_flags_of_tcp_are_found() {
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4(CLIENT, SERVER, 63)
-            .tcp(40001, 80, 7, 1000)
-            .syn();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CLIENT, SERVER, 63).tcp(40001, 80, 7, 1000).syn();
         let mut bytes = Vec::new();
         builder.write(&mut bytes, &[]).unwrap();
         let packet = v4(&bytes);

@@ -88,11 +88,7 @@ mod tests {
     type Side = ([u8; 4], u16);
 
     fn tuple(protocol: u8, source: Side, destination: Side) -> Tuple {
-        Tuple::new(
-            protocol,
-            (Address::v4(source.0), source.1),
-            (Address::v4(destination.0), destination.1),
-        )
+        Tuple::new(protocol, (Address::v4(source.0), source.1), (Address::v4(destination.0), destination.1))
     }
 
     /// A packet as etherparse builds it from scratch.

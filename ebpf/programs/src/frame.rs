@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use weir_ebpf_common::DropReason;
 use weir_packet::frame::L4Change;
 use weir_packet::{Frame, FrameMut};
@@ -87,5 +87,57 @@ impl FrameMut for Skb {
             }
         }
         Ok(())
+    }
+}
+
+/// A packet in the driver. Read and written in place: checksums are complete here, and it is one piece of memory.
+pub(crate) struct Xdp {
+    ctx: XdpContext,
+}
+
+impl Xdp {
+    /// No header that the programs look at is further in. Also tells the verifier how far a pointer may go.
+    const FURTHEST: usize = 255;
+
+    #[inline(always)]
+    pub(crate) fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    /// The interface that the packet came by.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
+    }
+
+    /// `N` bytes of the packet. Derived afresh for each access.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Result<*mut [u8; N], DropReason> {
+        if offset > Self::FURTHEST {
+            return Err(DropReason::Truncated);
+        }
+        let start = self.ctx.data() + offset;
+        if start + N > self.ctx.data_end() { Err(DropReason::Truncated) } else { Ok(start as *mut [u8; N]) }
+    }
+}
+
+impl Frame for Xdp {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Result<[u8; N], DropReason> {
+        // SAFETY: within the packet, as checked.
+        self.bytes(offset).map(|bytes| unsafe { *bytes })
+    }
+}
+
+impl FrameMut for Xdp {
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        // SAFETY: as above.
+        self.bytes(offset).map(|place| unsafe { *place = *bytes })
     }
 }

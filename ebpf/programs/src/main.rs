@@ -7,6 +7,7 @@
 //! | `to_pod` | tcx egress of the same | translates answers of the node itself |
 //! | `from_uplink` | tcx ingress of the uplink | NodePorts, answers from other nodes, delivery to pods |
 //! | `to_uplink` | tcx egress of the uplink | translates answers of the node itself |
+//! | `uplink_xdp` | XDP on the uplink, optional | sends NodePort traffic of other nodes' backends back out |
 //!
 //! A packet program parses, decides, then performs: nothing in the packet changes before the decision stands. What
 //! goes wrong is a `DropReason`, counted and reported in one place, `verdict`. No kernel struct is read.
@@ -22,13 +23,14 @@ mod service;
 mod socket;
 mod uplink;
 mod verdict;
+mod xdp;
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use weir_ebpf_common::Hook;
 
-use frame::Skb;
+use frame::{Skb, Xdp};
 
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
@@ -48,6 +50,11 @@ pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn to_uplink(ctx: TcContext) -> i32 {
     verdict::run(Skb::new(ctx), Hook::ToUplink, conntrack::FromNode)
+}
+
+#[xdp]
+pub(crate) fn uplink_xdp(ctx: XdpContext) -> u32 {
+    xdp::run(Xdp::new(ctx))
 }
 
 /// The socket programs of one family. The kernel lets a program touch the address fields of its own family alone, so

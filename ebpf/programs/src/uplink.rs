@@ -14,11 +14,8 @@ pub(crate) struct FromUplink;
 impl Policy for FromUplink {
     #[inline(always)]
     fn decide(&self, skb: &Skb, work: &mut Work, now: u64) -> Result<Route, DropReason> {
-        if !conntrack::find(work, now) {
-            match backend(&work.packet)? {
-                Some(opening) => conntrack::open(work, &opening, now)?,
-                None => return Ok(route::to_pod(work).unwrap_or(Route::Stack)),
-            }
+        if !translate(work, now)? {
+            return Ok(route::to_pod(work).unwrap_or(Route::Stack));
         }
         if work.packet.fragment != Fragment::Whole {
             return Err(DropReason::FragmentTranslated);
@@ -30,6 +27,17 @@ impl Policy for FromUplink {
     fn admit(&self, _parsed: &Parsed) -> Result<(), DropReason> {
         Ok(())
     }
+}
+
+/// Sets the tuple with which a packet leaves, if it belongs to a translated flow or begins one.
+#[inline(always)]
+pub(crate) fn translate(work: &mut Work, now: u64) -> Result<bool, DropReason> {
+    if conntrack::find(work, now) {
+        return Ok(true);
+    }
+    let Some(opening) = backend(&work.packet)? else { return Ok(false) };
+    conntrack::open(work, &opening, now)?;
+    Ok(true)
 }
 
 /// The backend for a packet to a NodePort.

@@ -77,7 +77,8 @@ fn perform(skb: &mut Skb, work: &mut Work, route: Route) -> Result<i32, DropReas
     maps::count(Counter::Forwarded);
     let next = &raw mut work.neighbour.next_hop;
     // SAFETY: the parameters outlive the call, and the size is theirs.
-    Ok(unsafe { bpf_redirect_neigh(work.neighbour.ifindex, next, size_of::<bpf_redir_neigh>() as i32, 0) } as i32)
+    Ok(unsafe { bpf_redirect_neigh(work.neighbour.ifindex, next, size_of::<bpf_redir_neigh>() as i32, 0) }
+        as i32)
 }
 
 /// On to the next program of the hook, then to the stack.

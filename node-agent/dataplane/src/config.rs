@@ -24,8 +24,11 @@ pub struct Config {
 pub enum XdpMode {
     #[default]
     Off,
-    /// In the driver. The uplink's driver must support it.
+    /// In the driver, sending back out by XDP_TX. The uplink's driver must support it.
     Native,
+    /// In the driver, sending back out by redirect. For a veth: its XDP_TX does not wake up the other end unless that runs
+    /// an XDP program, too; a redirect does if the other end has GRO on.
+    NativeRedirect,
     /// In the network stack, for drivers without support. Slower than none at all; for tests.
     Generic,
 }

@@ -158,6 +158,7 @@ fn set_node(maps: &mut Maps, config: &Config, build: u64) -> Result<()> {
         first[usize::from(address.is_ipv6())].get_or_insert(*address);
     }
     let first: Vec<IpAddr> = first.into_iter().flatten().collect();
-    let node = Node::new(pods::by_family(&first)?, IfIndex::new(config.uplink), build);
+    let redirects = config.xdp == XdpMode::NativeRedirect;
+    let node = Node::new(pods::by_family(&first)?, IfIndex::new(config.uplink), redirects, build);
     maps.node.set(0, node, 0).map_err(|source| Error::Map { action: "write to", map: "NODE", source })
 }

@@ -31,7 +31,7 @@ pub(crate) enum Hook {
     Pod(AttachType),
 }
 
-pub(crate) const PROGRAMS: [(&str, Hook); 12] = [
+pub(crate) const PROGRAMS: [(&str, Hook); 13] = [
     ("connect4", Hook::Cgroup(AttachType::Connect4)),
     ("connect6", Hook::Cgroup(AttachType::Connect6)),
     ("sendmsg4", Hook::Cgroup(AttachType::Sendmsg4)),
@@ -44,6 +44,7 @@ pub(crate) const PROGRAMS: [(&str, Hook); 12] = [
     ("to_pod", Hook::Pod(AttachType::TcxEgress)),
     ("from_uplink", Hook::Uplink(AttachType::TcxIngress)),
     ("to_uplink", Hook::Uplink(AttachType::TcxEgress)),
+    ("uplink_xdp", Hook::Uplink(AttachType::Xdp)),
 ];
 
 /// In the driver, or in the stack: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`.
@@ -125,7 +126,7 @@ impl Programs {
                 Hook::Uplink(attach_type) => {
                     let flags = xdp_flags(attach_type, config.xdp);
                     let Some(flags) = flags else {
-                        remove_pin(&path)?;
+                        remove_link(&path)?;
                         continue;
                     };
                     let is_ours = |info: sys::LinkInfo| info.interface() == config.uplink;
@@ -209,8 +210,8 @@ impl Programs {
                 Err(source) => return Err(failed(source)),
             }
         }
-        debug!(link = %path.display(), "what the link was tied to is gone");
-        remove_pin(path)?;
+        debug!(link = %path.display(), "the link is tied to nothing, or to something else");
+        remove_link(path)?;
         Ok(false)
     }
 
@@ -224,7 +225,7 @@ impl Programs {
 fn xdp_flags(attach_type: AttachType, mode: XdpMode) -> Option<u32> {
     match (attach_type, mode) {
         (AttachType::Xdp, XdpMode::Off) => None,
-        (AttachType::Xdp, XdpMode::Native) => Some(XDP_NATIVE),
+        (AttachType::Xdp, XdpMode::Native | XdpMode::NativeRedirect) => Some(XDP_NATIVE),
         (AttachType::Xdp, XdpMode::Generic) => Some(XDP_GENERIC),
         _ => Some(0),
     }
@@ -247,7 +248,7 @@ pub(crate) fn detach_pod(bpffs: &Path, ifindex: u32) -> Result<()> {
     PROGRAMS
         .into_iter()
         .filter(|(_, hook)| matches!(hook, Hook::Pod(_)))
-        .try_for_each(|(name, _)| remove_pin(&pod_link(bpffs, name, ifindex)))
+        .try_for_each(|(name, _)| remove_link(&pod_link(bpffs, name, ifindex)))
 }
 
 /// Names of the pinned links, sorted.
@@ -259,6 +260,17 @@ pub(crate) fn link_names(bpffs: &Path) -> Result<Vec<String>> {
     let mut names = list().map_err(|source| Error::Pin { action: "list", path: path.clone(), source })?;
     names.sort_unstable();
     Ok(names)
+}
+
+/// Detaches a link and removes its pin. Removing the pin alone would detach it as well, but at the kernel's leisure.
+pub(crate) fn remove_link(path: &Path) -> Result<()> {
+    let failed = |source| Error::Pin { action: "detach", path: path.to_owned(), source };
+    match sys::get(path) {
+        Ok(link) => sys::link_detach(link.as_fd()).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    }
+    remove_pin(path)
 }
 
 /// One that is not there is as good as removed.

@@ -13,6 +13,7 @@ const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
 
 /// Kinds of attachment, by the kernel's numbers (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,12 @@ struct LinkUpdate {
     program: u32,
     flags: u32,
     old_program: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
 }
 
 #[derive(Default)]
@@ -133,6 +140,14 @@ pub(crate) fn link_create(
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = LinkUpdate { link: number(link), program: number(program), ..LinkUpdate::default() };
     bpf(LINK_UPDATE, &attributes).map(drop)
+}
+
+/// The program runs no more when this returns. A link that is tied to nothing any more is as good as detached.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    match bpf(LINK_DETACH, &LinkDetach { link: number(link) }) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {

@@ -22,12 +22,12 @@ pub(crate) const SIZES: Sizes =
 
 pub(crate) struct Node {
     pub(crate) ns: NetNs,
-    pub(crate) bpffs: Bpffs,
     pub(crate) cgroup: Cgroup,
     pub(crate) config: Config,
     pub(crate) dataplane: Dataplane,
     number: u8,
     pods: u8,
+    _bpffs: Bpffs,
 }
 
 pub(crate) struct Pod {
@@ -77,7 +77,7 @@ fn join(hub: &NetNs, ns: &NetNs, name: &str, address: Ipv4Addr) {
         "link add {name} type veth peer name eth0 netns {path}\nlink set {name} master br0 up",
         path = ns.path()
     ));
-    // Frames that XDP sends back are taken by the peer's NAPI, which GRO turns on.
+    // Frames that XDP redirects are taken by the peer's NAPI, which GRO turns on.
     hub.run(|| {
         let done = std::process::Command::new("ethtool").args(["-K", name, "gro", "on"]).output().unwrap();
         assert!(done.status.success(), "ethtool: {}", String::from_utf8_lossy(&done.stderr));
@@ -98,7 +98,7 @@ impl Node {
             sizes: SIZES,
         };
         let dataplane = ns.run(|| Dataplane::open(&config)).unwrap();
-        Self { ns, bpffs, cgroup, config, dataplane, number, pods: 0 }
+        Self { ns, cgroup, config, dataplane, number, pods: 0, _bpffs: bpffs }
     }
 
     /// A pod with an address of the node's range, attached.

@@ -43,16 +43,6 @@ impl NetNs {
         })
     }
 
-    /// Leaves a thread running inside the namespace, until the process ends.
-    pub(crate) fn spawn(&self, action: impl FnOnce() + Send + 'static) {
-        let descriptor = self.descriptor.try_clone().unwrap();
-        thread::spawn(move || {
-            setns(&descriptor, CloneFlags::CLONE_NEWNET).unwrap();
-            drop(descriptor);
-            action();
-        });
-    }
-
     /// `ip` commands, one a line.
     pub(crate) fn ip(&self, commands: &str) {
         self.run(|| {

@@ -8,7 +8,7 @@ use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, TcpHeader, U
 use weir_dataplane::{Config, Dataplane, Protocol, Sizes, View, XdpMode};
 use weir_ebpf_common::{Address, Flow, ServiceId, Tuple, limits};
 
-use crate::cluster::{HOST_MAC, SIZES, backend, change, service, snapshot, wire_pod};
+use crate::cluster::{HOST_MAC, SIZES, backend, change, mac, service, snapshot, wire_pod};
 use crate::netns::NetNs;
 use crate::sandbox::{Bpffs, Cgroup, is_ready};
 
@@ -18,6 +18,9 @@ const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
 /// `TCX_REDIRECT`.
 const REDIRECT: u32 = 7;
+
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 const NODE: [u8; 4] = [10, 31, 0, 11];
 const OTHER_NODE: [u8; 4] = [10, 31, 0, 12];
@@ -29,6 +32,7 @@ const REMOTE_POD: [u8; 4] = [10, 32, 2, 1];
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const SECOND_POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 2, 9];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
 const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 
 /// A node with two pods, and no other machine behind its uplink.
@@ -48,6 +52,10 @@ impl Bench {
     }
 
     fn with_sizes(sizes: Sizes) -> Self {
+        Self::with(sizes, XdpMode::Off)
+    }
+
+    fn with(sizes: Sizes, xdp: XdpMode) -> Self {
         let ns = NetNs::new();
         ns.ip("link add up0 type veth peer name up1\nlink set up1 up\nlink set up0 up");
         ns.ip("address add 10.31.0.11/24 dev up0\nroute add 10.32.2.0/24 via 10.31.0.12");
@@ -57,7 +65,7 @@ impl Bench {
             cgroup: guards.1.path().to_owned(),
             uplink: ns.index_of("up0"),
             node_addresses: vec![Ipv4Addr::from(NODE).into()],
-            xdp: XdpMode::Off,
+            xdp,
             sizes,
         };
         let mut dataplane = ns.run(|| Dataplane::open(&config)).unwrap();
@@ -82,15 +90,28 @@ impl Bench {
         self.dataplane.apply(&snapshot(ports)).unwrap();
     }
 
-    /// Runs a program as if the packet came by an interface.
+    /// Runs a program on tcx as if the packet came by an interface.
     fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> (u32, Vec<u8>) {
-        let mut context = [0_u8; 192];
+        let mut context = [0; 192];
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        self.test(program, packet, &context)
+    }
+
+    /// Runs the program on the uplink's driver.
+    fn in_driver(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&(packet.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&self.config.uplink.to_ne_bytes());
+        self.test("uplink_xdp", packet, &context)
+    }
+
+    /// aya's handle on one kind of program serves for all: the kernel goes by the program's own.
+    fn test(&self, program: &str, packet: &[u8], context: &[u8]) -> (u32, Vec<u8>) {
         let mut output = vec![0; packet.len() + 64];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut output),
-            ctx_in: Some(&context),
+            ctx_in: Some(context),
             ..TestRunOptions::default()
         };
         let path = self.config.bpffs.join("programs").join(program);
@@ -368,6 +389,79 @@ fn a_node_port_with_a_backend_elsewhere_puts_the_node_in_between() {
     assert_eq!((verdict, bytes), (REDIRECT, udp(FROM_OUTSIDE, (NODE, source), backend, 63)));
     let outcome = bench.from_uplink(&udp(FROM_OUTSIDE, backend, (NODE, source), 64));
     assert_eq!(outcome, (REDIRECT, udp(FROM_OUTSIDE, port, client, 63)));
+}
+
+/// A node whose neighbours' hardware addresses are known.
+fn bench_with_xdp() -> Bench {
+    let bench = Bench::with(SIZES, XdpMode::Native);
+    bench.ns.ip(&format!(
+        "link set up0 address {}\nneighbour replace 10.31.0.12 lladdr {} dev up0\nneighbour replace 10.31.0.200 lladdr {} dev up0",
+        mac(UPLINK_MAC),
+        mac(OTHER_MAC),
+        mac(OUTSIDE_MAC)
+    ));
+    bench
+}
+
+#[test]
+fn the_driver_sends_node_port_traffic_back_out_both_ways() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = bench_with_xdp();
+    bench.serve(REMOTE_POD);
+    let (client, port, backend) = ((CLIENT, 40000), (NODE, 30080), (REMOTE_POD, 8080));
+    let (verdict, bytes) = bench.in_driver(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    let source = u16::from_be_bytes([bytes[34], bytes[35]]);
+    let there: Macs = (OTHER_MAC, UPLINK_MAC);
+    assert_eq!((verdict, bytes), (XDP_TX, tcp(there, (NODE, source), backend, 63, syn)));
+    let from_other: Macs = (UPLINK_MAC, OTHER_MAC);
+    let outcome = bench.in_driver(&tcp(from_other, backend, (NODE, source), 64, syn_ack));
+    let back: Macs = (OUTSIDE_MAC, UPLINK_MAC);
+    assert_eq!(outcome, (XDP_TX, tcp(back, port, client, 63, syn_ack)));
+}
+
+#[test]
+fn the_driver_keeps_udp_without_checksum_and_options() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = bench_with_xdp();
+    bench.serve(REMOTE_POD);
+    let mut packet = udp_with_options(FROM_OUTSIDE, (CLIENT, 40000), (NODE, 30080), 64);
+    let (verdict, bytes) = bench.in_driver(&packet);
+    let source = u16::from_be_bytes([bytes[42], bytes[43]]);
+    let there: Macs = (OTHER_MAC, UPLINK_MAC);
+    let mut expected = udp_with_options(there, (NODE, source), (REMOTE_POD, 8080), 63);
+    assert_eq!((verdict, bytes), (XDP_TX, expected.clone()));
+    packet[48..50].copy_from_slice(&[0, 0]);
+    expected[48..50].copy_from_slice(&[0, 0]);
+    assert_eq!(bench.in_driver(&packet), (XDP_TX, expected));
+}
+
+#[test]
+fn the_driver_passes_on_unchanged_what_is_not_for_it() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = bench_with_xdp();
+    bench.serve(POD);
+    let (client, port) = ((CLIENT, 40000), (NODE, 30080));
+    for packet in [
+        udp(FROM_OUTSIDE, client, port, 64),
+        udp(FROM_OUTSIDE, client, (NODE, 22), 64),
+        udp(FROM_OUTSIDE, client, (POD, 8080), 64),
+        udp(FROM_OUTSIDE, client, port, 1),
+        fragment(FROM_OUTSIDE, client, port, true),
+        udp(FROM_OUTSIDE, client, port, 64)[..40].to_vec(),
+    ] {
+        assert_eq!(bench.in_driver(&packet), (XDP_PASS, packet));
+    }
+    // A neighbour that is not known yet.
+    bench.serve(REMOTE_POD);
+    bench.ns.ip("neighbour del 10.31.0.12 dev up0");
+    let packet = udp(FROM_OUTSIDE, (CLIENT, 40001), port, 64);
+    assert_eq!(bench.in_driver(&packet), (XDP_PASS, packet));
 }
 
 #[test]

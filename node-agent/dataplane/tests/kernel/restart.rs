@@ -47,7 +47,7 @@ impl Node {
         let pin = MapData::from_pin(self.config.bpffs.join("NODE")).unwrap();
         let mut map: Array<_, NodeValue> = Map::from_map_data(pin).unwrap().try_into().unwrap();
         let node = map.get(&0, 0).unwrap();
-        map.set(0, NodeValue::new(node.addresses(), node.uplink(), 1), 0).unwrap();
+        map.set(0, NodeValue::new(node.addresses(), node.uplink(), node.redirects(), 1), 0).unwrap();
     }
 }
 

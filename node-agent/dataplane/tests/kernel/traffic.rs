@@ -153,12 +153,24 @@ fn assert_node_ports_work(xdp: XdpMode) {
         }
     }
     assert_eq!(drops(&scene), Vec::<Vec<String>>::new());
+    for node in &scene.cluster.nodes {
+        let rows = node.dataplane.view(View::Drops).unwrap().rows;
+        let accelerated: u64 = rows.iter().find(|row| row[1] == "accelerated").unwrap()[2].parse().unwrap();
+        assert_eq!(accelerated > 100, xdp == XdpMode::NativeRedirect, "{accelerated} packets");
+    }
 }
 
 #[test]
 fn a_client_outside_reaches_every_backend_by_node_port() {
     if is_ready() {
         assert_node_ports_work(XdpMode::Off);
+    }
+}
+
+#[test]
+fn a_client_outside_reaches_every_backend_by_node_port_through_xdp() {
+    if is_ready() {
+        assert_node_ports_work(XdpMode::NativeRedirect);
     }
 }
 
