@@ -12,6 +12,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -79,6 +80,8 @@ impl Runtime {
     pub fn open(config: Config) -> Result<Self> {
         let pods = config.state_dir.join("pods");
         fs::create_dir_all(&pods).map_err(Error::io("create", &pods))?;
+        // Volumes with secrets and containers' files lie there. Containers see their own through mounts.
+        fs::set_permissions(&pods, PermissionsExt::from_mode(0o700)).map_err(Error::io("close", &pods))?;
         // Mounts are recognised by their path in the kernel's table, which knows no links.
         let pods = pods.canonicalize().map_err(Error::io("resolve", &pods))?;
         let lock = lock(&config.state_dir)?;
@@ -87,7 +90,7 @@ impl Runtime {
         let runtime = Self {
             images: ImageStore::open(config.state_dir.join("images"), config.image_sources)?,
             program: Program::load(&config.agent_exe)?,
-            cgroups: PodCgroups::new(hierarchies.clone(), &config.cgroup_parent),
+            cgroups: PodCgroups::new(hierarchies.clone(), &config.cgroup_parent)?,
             watcher: Watcher::start(hierarchies, table.clone())
                 .map_err(Error::io("start the watcher of", &pods))?,
             pods,
@@ -115,6 +118,14 @@ impl Runtime {
         let dir = self.pod_dir(&spec.uid)?;
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         sandbox::create(spec, &dir, &self.cgroups, &self.program)
+    }
+
+    /// Replaces the containers' `/etc/hosts` and `/etc/resolv.conf`, in running containers too: the pod's address is known
+    /// only after its sandbox. A file that was empty when a container was created is not mounted there.
+    pub fn set_sandbox_files(&self, uid: &str, hosts: &str, resolv_conf: &str) -> Result<Sandbox> {
+        let dir = self.pod_dir(uid)?;
+        let sandbox = sandbox::load(&dir)?.ok_or_else(|| Error::NoSandbox { uid: uid.to_owned() })?;
+        sandbox::set_files(sandbox, hosts, resolv_conf)
     }
 
     /// The complete sandboxes. After a reboot there are none, though directories remain; see [`Runtime::pod_uids`].

@@ -24,6 +24,8 @@ pub const CPU_PERIOD: u64 = 100_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
+    #[error("cgroup parent {path:?} is not a relative path, or is empty or holds '..'")]
+    BadParent { path: String },
     #[error("no cgroup hierarchy is mounted below /sys/fs/cgroup")]
     NoHierarchy,
     #[error("cannot create cgroup {path}: {source}")]

@@ -27,8 +27,13 @@ pub(crate) struct PodCgroups {
 
 impl PodCgroups {
     /// `parent` is relative to each hierarchy's root.
-    pub(crate) fn new(hierarchies: Hierarchies, parent: &str) -> Self {
-        Self { hierarchies, parent: parent.trim_matches('/').to_owned(), exclusive: Mutex::new(()) }
+    pub(crate) fn new(hierarchies: Hierarchies, parent: &str) -> Result<Self, CgroupError> {
+        let parent = parent.trim_matches('/').to_owned();
+        // Everything below it is killed and removed one day: it must not be a hierarchy's root, or lead elsewhere.
+        if parent.is_empty() || parent.split('/').any(|name| matches!(name, "" | "." | "..")) {
+            return Err(CgroupError::BadParent { path: parent });
+        }
+        Ok(Self { hierarchies, parent, exclusive: Mutex::new(()) })
     }
 
     pub(crate) fn hierarchies(&self) -> &Hierarchies {

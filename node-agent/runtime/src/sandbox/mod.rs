@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use pod::{create, load, remove};
+pub(crate) use pod::{create, load, remove, set_files};
 
 use crate::Resources;
 use crate::cgroup::QosClass;

@@ -11,6 +11,7 @@ use super::helper::Request;
 use super::{Sandbox, SandboxError, SandboxSpec, io_error};
 use crate::cgroup::PodCgroups;
 use crate::error::{Error, Result};
+use crate::json_file;
 use crate::mounts;
 use crate::shim::Program;
 
@@ -44,8 +45,7 @@ pub(crate) fn create(
     for namespace in &namespaces {
         write(&ns.join(namespace), "")?;
     }
-    write(&sandbox.file("hosts"), &spec.hosts)?;
-    write(&sandbox.file("resolv.conf"), &spec.resolv_conf)?;
+    write_files(&sandbox)?;
     write(&sandbox.file("hostname"), &format!("{}\n", spec.hostname))?;
     if !spec.host_ipc {
         mount_shm(&sandbox.file("shm"))?;
@@ -61,12 +61,28 @@ pub(crate) fn create(
             .run_sandbox_helper(&request)
             .map_err(|problem| SandboxError::Helper { uid: spec.uid.clone(), problem })?;
     }
-    let json = serde_json::to_string_pretty(&sandbox).map_err(io::Error::from);
-    let path = sandbox.file("sandbox.json");
-    let part = sandbox.file("sandbox.json.part");
-    write(&part, &json.map_err(io_error("encode", &path))?)?;
-    fs::rename(&part, &path).map_err(io_error("rename", &part))?;
+    record(&sandbox)?;
     Ok(sandbox)
+}
+
+/// Replaces `/etc/hosts` and `/etc/resolv.conf` of the pod's containers.
+pub(crate) fn set_files(mut sandbox: Sandbox, hosts: &str, resolv_conf: &str) -> Result<Sandbox> {
+    hosts.clone_into(&mut sandbox.spec.hosts);
+    resolv_conf.clone_into(&mut sandbox.spec.resolv_conf);
+    write_files(&sandbox)?;
+    record(&sandbox)?;
+    Ok(sandbox)
+}
+
+/// In place: containers have these very files mounted, and would not see others of the same name.
+fn write_files(sandbox: &Sandbox) -> Result<()> {
+    write(&sandbox.file("hosts"), &sandbox.spec.hosts)?;
+    write(&sandbox.file("resolv.conf"), &sandbox.spec.resolv_conf)
+}
+
+fn record(sandbox: &Sandbox) -> Result<()> {
+    json_file::write(&sandbox.file("sandbox.json"), sandbox)
+        .map_err(|problem| SandboxError::Helper { uid: sandbox.spec.uid.clone(), problem }.into())
 }
 
 /// The sandbox in `dir`, if it is complete.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use weir_runtime::logs::{Cancel, LogOptions};
-use weir_runtime::{ContainerState, Error, ExitReason, Mount, Propagation};
+use weir_runtime::{Config, ContainerState, Error, ExitReason, Mount, Propagation, Runtime};
 
 use crate::fixture::{Node, is_root, traces, wait_until};
 
@@ -112,6 +112,24 @@ fn the_process_gets_the_environment_directory_hostname_and_files_it_should() {
     );
     assert_eq!(exit.code, 0);
     assert_eq!(fs::read_to_string(volume.join("file")).expect("the file"), "written\n");
+}
+
+#[test]
+fn hosts_and_resolver_can_be_changed_while_a_container_runs() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let script = "until grep -q web-1 /etc/hosts; do sleep 0.02; done; cat /etc/hosts /etc/resolv.conf";
+    let spec = node.container("pod-a", "main", script);
+    node.run(&spec);
+    let sandbox =
+        node.runtime().set_sandbox_files("pod-a", "10.32.0.5 web-1\n", "search svc\n").expect("new files");
+    assert_eq!(sandbox.spec.hosts, "10.32.0.5 web-1\n");
+    assert_eq!(node.wait(&spec.key).code, 0);
+    assert_eq!(node.log(&spec.key), "10.32.0.5 web-1\nsearch svc\n");
+    assert!(node.runtime().set_sandbox_files("pod-b", "", "").is_err());
 }
 
 #[test]
@@ -256,6 +274,9 @@ fn what_is_not_supported_yet_is_refused_by_name() {
     sandbox.share_process_namespace = true;
     let refused = node.runtime().create_sandbox(&sandbox).expect_err("a shared process namespace");
     assert_eq!(refused.to_string(), "spec.shareProcessNamespace is not supported yet");
+    let bad_parent =
+        Config { cgroup_parent: "/".into(), state_dir: node.directory.path().join("b"), ..node.config() };
+    assert!(matches!(Runtime::open(bad_parent), Err(Error::Cgroup(_))));
     let spec = node.container("../escape", "main", "true");
     assert!(matches!(node.runtime().create_container(&spec), Err(Error::InvalidName { .. })));
 }
