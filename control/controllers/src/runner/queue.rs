@@ -1,0 +1,212 @@
+//! Keys that wait to be reconciled.
+//!
+//! A key is in here at most once, however often it is added; while a worker has it, it waits until that worker is
+//! done. Keys may be added for later; the earliest time counts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use weir_client::ObjectKey;
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In order of arrival, each at most once.
+    ready: VecDeque<ObjectKey>,
+    /// The members of `ready`, and those that will be once their worker is done.
+    waiting: HashSet<ObjectKey>,
+    /// With a worker.
+    taken: HashSet<ObjectKey>,
+    later: BTreeMap<Instant, BTreeSet<ObjectKey>>,
+    due: HashMap<ObjectKey, Instant>,
+    failures: HashMap<ObjectKey, u32>,
+}
+
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+impl Queue {
+    pub(crate) fn add(&self, key: ObjectKey) {
+        self.state().add(key);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn add_after(&self, key: ObjectKey, delay: Duration) {
+        self.state().add_at(key, Instant::now() + delay);
+        // A worker that sleeps until a later time must look again.
+        self.changed.notify_one();
+    }
+
+    /// Again after a failure: the more in a row, the later.
+    pub(crate) fn retry(&self, key: ObjectKey) {
+        let delay = self.state().failed(&key);
+        self.add_after(key, delay);
+    }
+
+    /// After a success: the next failure counts as the first.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        self.state().failures.remove(key);
+    }
+
+    /// Waits for a key. Whoever takes it must give it back with [`Queue::done`].
+    pub(crate) async fn next(&self) -> ObjectKey {
+        loop {
+            let due = {
+                let mut state = self.state();
+                state.ripen(Instant::now());
+                if let Some(key) = state.take() {
+                    if !state.ready.is_empty() {
+                        self.changed.notify_one();
+                    }
+                    return key;
+                }
+                state.later.keys().next().copied()
+            };
+            // `notify_one` leaves a permit behind when nobody waits, so nothing is missed in between.
+            match due {
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, self.changed.notified()).await;
+                }
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    pub(crate) fn done(&self, key: &ObjectKey) {
+        let mut state = self.state();
+        state.taken.remove(key);
+        if state.waiting.contains(key) {
+            state.ready.push_back(key.clone());
+            self.changed.notify_one();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add(&mut self, key: ObjectKey) {
+        if self.waiting.insert(key.clone()) && !self.taken.contains(&key) {
+            self.ready.push_back(key);
+        }
+    }
+
+    fn add_at(&mut self, key: ObjectKey, at: Instant) {
+        if let Some(due) = self.due.get(&key).copied() {
+            if due <= at {
+                return;
+            }
+            self.unschedule(&key, due);
+        }
+        self.due.insert(key.clone(), at);
+        self.later.entry(at).or_default().insert(key);
+    }
+
+    fn unschedule(&mut self, key: &ObjectKey, due: Instant) {
+        let Some(keys) = self.later.get_mut(&due) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.later.remove(&due);
+        }
+    }
+
+    /// Moves what is due to the ready ones.
+    fn ripen(&mut self, now: Instant) {
+        while let Some(entry) = self.later.first_entry().filter(|entry| *entry.key() <= now) {
+            for key in entry.remove() {
+                self.due.remove(&key);
+                self.add(key);
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<ObjectKey> {
+        let key = self.ready.pop_front()?;
+        self.waiting.remove(&key);
+        self.taken.insert(key.clone());
+        Some(key)
+    }
+
+    fn failed(&mut self, key: &ObjectKey) -> Duration {
+        let failures = self.failures.entry(key.clone()).or_insert(0);
+        let delay = FIRST_RETRY.saturating_mul(1 << (*failures).min(16)).min(LAST_RETRY);
+        *failures += 1;
+        delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("ns", name)
+    }
+
+    async fn soon(queue: &Queue) -> Option<ObjectKey> {
+        tokio::time::timeout(Duration::from_millis(1), queue.next()).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_added_twice_comes_once() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        queue.add(key("a"));
+        assert_eq!(soon(&queue).await, Some(key("a")));
+        assert_eq!(soon(&queue).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_being_worked_on_waits_until_it_is_done() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        let taken = queue.next().await;
+        queue.add(key("a"));
+        assert_eq!(soon(&queue).await, None, "two workers have the same key");
+        queue.done(&taken);
+        assert_eq!(soon(&queue).await, Some(key("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_for_later_come_in_time_and_the_earliest_time_counts() {
+        let queue = Queue::default();
+        let start = Instant::now();
+        queue.add_after(key("a"), Duration::from_secs(60));
+        queue.add_after(key("a"), Duration::from_secs(5));
+        queue.add_after(key("a"), Duration::from_secs(30));
+        assert_eq!(queue.next().await, key("a"));
+        assert_eq!(start.elapsed().as_secs(), 5);
+        queue.done(&key("a"));
+        assert_eq!(tokio::time::timeout(Duration::from_secs(100), queue.next()).await.ok(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_in_a_row_wait_ever_longer_up_to_a_minute() {
+        let queue = Queue::default();
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            let start = Instant::now();
+            queue.retry(key("a"));
+            let taken = queue.next().await;
+            waits.push(start.elapsed());
+            queue.done(&taken);
+        }
+        assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
+        assert!(waits[19] <= LAST_RETRY + Duration::from_millis(2));
+        queue.forget(&key("a"));
+        let start = Instant::now();
+        queue.retry(key("a"));
+        queue.next().await;
+        assert!(start.elapsed() < Duration::from_millis(20));
+    }
+}
