@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use tar::EntryType;
 use weir_runtime::images::ImageError;
 use weir_runtime::{ImageStore, PullPolicy};
@@ -276,6 +278,78 @@ fn a_layer_that_reaches_out_of_its_directory_is_refused() {
         assert!(!images.path("images/layers/new").exists() && !images.path("new").exists(), "{attack}");
         assert_eq!(images.layers(), Vec::<PathBuf>::new(), "{attack}");
     }
+}
+
+/// Names and targets that meet each other often, and lead everywhere.
+fn wicked_name() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        4 => prop::sample::select(vec!["a", "b", "c"]),
+        2 => prop::sample::select(vec!["..", ".", "", "outside", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh...", ".wh.."]),
+    ];
+    (any::<bool>(), prop::collection::vec(part, 1..5))
+        .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))
+}
+
+fn wicked_layer() -> impl Strategy<Value = Vec<(u8, String, String)>> {
+    prop::collection::vec((0..5u8, wicked_name(), wicked_name()), 1..12)
+}
+
+#[test]
+fn no_layer_whatever_touches_anything_outside() {
+    if !is_root() {
+        return;
+    }
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() });
+    let outcome = runner.run(&wicked_layer(), |entries| {
+        let images = Images::new();
+        let outside = images.path("images/layers/outside");
+        drop(images.store("layout"));
+        fs::create_dir_all(&outside).expect("a directory");
+        fs::write(outside.join("a"), "untouched").expect("a file");
+        let before = listing(images.directory.path(), &outside);
+        let layer = entries.iter().fold(Layer::new(), |layer, (kind, name, target)| match kind {
+            0 => layer.directory(name),
+            1 => layer.symlink(name, target),
+            2 => layer.hard_link(name, target),
+            3 => layer.symlink(name, &outside.display().to_string()),
+            _ => layer.file(name, b"content"),
+        });
+        let result = images.unpack(layer);
+        prop_assert_eq!(listing(images.directory.path(), &outside), before);
+        if let Err(error) = result {
+            // What the kernel refuses (a file as a directory, a link to nothing) is an error of its own, never a panic.
+            prop_assert!(matches!(error, ImageError::Refused { .. } | ImageError::Io { .. }), "{}", error);
+        }
+        Ok(())
+    });
+    outcome.expect("no layer gets out");
+}
+
+/// What lies outside the layer's own directory: names beside the store, and the neighbour in every detail.
+fn listing(top: &Path, neighbour: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for directory in [top, &top.join("images"), neighbour] {
+        let entries = fs::read_dir(directory).expect("a directory").flatten();
+        found.extend(
+            entries.map(|entry| entry.path().display().to_string()).filter(|path| !path.ends_with("/layout")),
+        );
+    }
+    let file = neighbour.join("a");
+    let metadata = fs::symlink_metadata(&file).expect("the neighbour's file");
+    let content = fs::read_to_string(file).expect("the neighbour's file");
+    found.push(format!(
+        "{content} {} {:o} {} {}",
+        metadata.nlink(),
+        metadata.mode(),
+        metadata.mtime(),
+        metadata.uid()
+    ));
+    let metadata = fs::symlink_metadata(neighbour).expect("the neighbour");
+    found.push(format!("{:o} {} {}", metadata.mode(), metadata.mtime(), metadata.mtime_nsec()));
+    found.push(format!("{:?}", attribute(neighbour, c"trusted.overlay.opaque")));
+    found.sort();
+    found
 }
 
 #[test]
