@@ -143,6 +143,13 @@ impl DropEvent {
         }
     }
 
+    /// An event as it lies in the ring. `None` if it has another length.
+    #[cfg(feature = "user")]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        // SAFETY: made of byte arrays only, so any bytes are a value; the length is checked, the alignment need not be.
+        (bytes.len() == size_of::<Self>()).then(|| unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+
     pub fn time(&self) -> u64 {
         u64::from_be_bytes(self.time)
     }

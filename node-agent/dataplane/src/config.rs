@@ -51,12 +51,13 @@ pub struct Sizes {
     pub events: u32,
 }
 
+/// About 75 MB of kernel memory at once, of which conntrack takes the most; the hashes of services and pods grow as they fill.
 impl Default for Sizes {
     fn default() -> Self {
         Self {
             services: 1 << 17,
-            slots: 1 << 20,
-            conntrack: 1 << 19,
+            slots: 1 << 19,
+            conntrack: 1 << 18,
             sockets: 1 << 16,
             pods: 1 << 10,
             events: 1 << 18,

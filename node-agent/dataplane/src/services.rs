@@ -145,7 +145,9 @@ impl Services {
         capacity: Capacity,
     ) -> Result<(), PlanError> {
         let mut frontends = self.owners.len();
-        for port in &batch.upserts {
+        // Of several under one name the last counts.
+        let upserts: BTreeMap<_, _> = batch.upserts.iter().map(|port| (&port.key, port)).collect();
+        for port in upserts.values() {
             let old = self.by_key.get(&port.key);
             let wanted = Wanted::new(port, node_addresses);
             let fresh =
@@ -158,11 +160,10 @@ impl Services {
         if frontends > capacity.frontends as usize {
             return Err(PlanError::Frontends { needed: frontends, capacity: capacity.frontends });
         }
-        let upserted: BTreeSet<_> = batch.upserts.iter().map(|port| &port.key).collect();
         let removed: BTreeSet<_> = if batch.snapshot {
-            self.by_key.keys().filter(|key| !upserted.contains(key)).collect()
+            self.by_key.keys().filter(|key| !upserts.contains_key(key)).collect()
         } else {
-            let held = |key: &&ServiceKey| self.by_key.contains_key(*key) && !upserted.contains(*key);
+            let held = |key: &&ServiceKey| self.by_key.contains_key(*key) && !upserts.contains_key(*key);
             batch.deletes.iter().filter(held).collect()
         };
         plan.changes.extend(removed.into_iter().map(|key| Change::Remove { key: key.clone() }));

@@ -8,7 +8,7 @@ use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, TcpHeader, U
 use weir_dataplane::{Config, Dataplane, Protocol, Sizes, View, XdpMode};
 use weir_ebpf_common::{Address, Flow, ServiceId, Tuple, limits};
 
-use crate::cluster::{HOST_MAC, SIZES, backend, change, mac, service, snapshot, wire_pod};
+use crate::cluster::{HOST_MAC, SIZES, at, backend, change, mac, service, snapshot, wire_pod};
 use crate::netns::NetNs;
 use crate::sandbox::{Bpffs, Cgroup, is_ready};
 
@@ -120,15 +120,15 @@ impl Bench {
         (result.return_value, output)
     }
 
-    fn from_pod(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+    fn pod_sends(&self, packet: &[u8]) -> (u32, Vec<u8>) {
         self.run("from_pod", self.pod, packet)
     }
 
-    fn from_second_pod(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+    fn second_pod_sends(&self, packet: &[u8]) -> (u32, Vec<u8>) {
         self.run("from_pod", self.second_pod, packet)
     }
 
-    fn from_uplink(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+    fn uplink_brings(&self, packet: &[u8]) -> (u32, Vec<u8>) {
         self.run("from_uplink", self.config.uplink, packet)
     }
 
@@ -215,7 +215,7 @@ fn a_packet_to_a_pod_on_the_node_is_redirected_to_it() {
     }
     let bench = Bench::new();
     let sides = ((POD, 40000), (SECOND_POD, 53));
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, sides.0, sides.1, 64));
+    let outcome = bench.pod_sends(&udp(OUT_OF_POD, sides.0, sides.1, 64));
     assert_eq!(outcome, (REDIRECT, udp(INTO_SECOND_POD, sides.0, sides.1, 63)));
 }
 
@@ -226,7 +226,7 @@ fn a_packet_to_a_pod_elsewhere_is_redirected_to_the_neighbour() {
     }
     let bench = Bench::new();
     let sides = ((POD, 40000), (REMOTE_POD, 53));
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, sides.0, sides.1, 64));
+    let outcome = bench.pod_sends(&udp(OUT_OF_POD, sides.0, sides.1, 64));
     assert_eq!(outcome, (REDIRECT, udp(OUT_OF_POD, sides.0, sides.1, 63)));
 }
 
@@ -237,7 +237,7 @@ fn a_packet_to_the_node_goes_up_untouched() {
     }
     let bench = Bench::new();
     let packet = udp(OUT_OF_POD, (POD, 40000), (NODE, 53), 64);
-    assert_eq!(bench.from_pod(&packet), (PASS, packet));
+    assert_eq!(bench.pod_sends(&packet), (PASS, packet));
 }
 
 #[test]
@@ -250,11 +250,11 @@ fn a_cluster_ip_becomes_the_backend_and_back_again() {
     let client = (POD, 40000);
     let (vip, backend) = ((VIP, 80), (SECOND_POD, 8080));
 
-    let outcome = bench.from_pod(&tcp(OUT_OF_POD, client, vip, 64, syn));
+    let outcome = bench.pod_sends(&tcp(OUT_OF_POD, client, vip, 64, syn));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, backend, 63, syn)));
-    let outcome = bench.from_second_pod(&tcp(OUT_OF_SECOND_POD, backend, client, 64, syn_ack));
+    let outcome = bench.second_pod_sends(&tcp(OUT_OF_SECOND_POD, backend, client, 64, syn_ack));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_POD, vip, client, 63, syn_ack)));
-    let outcome = bench.from_pod(&tcp(OUT_OF_POD, client, vip, 64, ack));
+    let outcome = bench.pod_sends(&tcp(OUT_OF_POD, client, vip, 64, ack));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, backend, 63, ack)));
 
     let flows = bench.dataplane.view(View::Conntrack).unwrap().rows;
@@ -279,16 +279,16 @@ fn a_flow_keeps_its_backend_when_the_service_gets_another() {
     let mut bench = Bench::new();
     bench.serve(SECOND_POD);
     let (client, vip) = ((POD, 40000), (VIP, 80));
-    let first = bench.from_pod(&tcp(OUT_OF_POD, client, vip, 64, syn));
+    let first = bench.pod_sends(&tcp(OUT_OF_POD, client, vip, 64, syn));
     assert_eq!(first.1, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, syn));
-    bench.from_second_pod(&tcp(OUT_OF_SECOND_POD, (SECOND_POD, 8080), client, 64, syn_ack));
+    bench.second_pod_sends(&tcp(OUT_OF_SECOND_POD, (SECOND_POD, 8080), client, 64, syn_ack));
     let moved = service(Protocol::Tcp, vec![backend(REMOTE_POD.into(), 8080)]);
     bench.dataplane.apply(&change(vec![moved])).unwrap();
 
-    let same = bench.from_pod(&tcp(OUT_OF_POD, client, vip, 64, ack));
+    let same = bench.pod_sends(&tcp(OUT_OF_POD, client, vip, 64, ack));
     assert_eq!(same.1, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, ack));
     let other_client = (POD, 40001);
-    let other = bench.from_pod(&tcp(OUT_OF_POD, other_client, vip, 64, syn));
+    let other = bench.pod_sends(&tcp(OUT_OF_POD, other_client, vip, 64, syn));
     assert_eq!(other.1, tcp(OUT_OF_POD, other_client, (REMOTE_POD, 8080), 63, syn));
 }
 
@@ -299,7 +299,7 @@ fn options_of_the_ip_header_stay() {
     }
     let mut bench = Bench::new();
     bench.serve(SECOND_POD);
-    let outcome = bench.from_pod(&udp_with_options(OUT_OF_POD, (POD, 4000), (VIP, 80), 64));
+    let outcome = bench.pod_sends(&udp_with_options(OUT_OF_POD, (POD, 4000), (VIP, 80), 64));
     let expected = udp_with_options(INTO_SECOND_POD, (POD, 4000), (SECOND_POD, 8080), 63);
     assert_eq!(outcome, (REDIRECT, expected));
 }
@@ -315,7 +315,7 @@ fn udp_without_checksum_stays_without() {
         packet[40..42].copy_from_slice(&[0, 0]);
         packet
     };
-    let outcome = bench.from_pod(&without(udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 64)));
+    let outcome = bench.pod_sends(&without(udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 64)));
     let expected = without(udp(INTO_SECOND_POD, (POD, 4000), (SECOND_POD, 8080), 63));
     assert_eq!(outcome, (REDIRECT, expected));
 }
@@ -328,9 +328,9 @@ fn a_pod_that_reaches_itself_sees_a_stranger() {
     let mut bench = Bench::new();
     bench.serve(POD);
     let stranger = limits::HAIRPIN_V4.low();
-    let outcome = bench.from_pod(&tcp(OUT_OF_POD, (POD, 40000), (VIP, 80), 64, syn));
+    let outcome = bench.pod_sends(&tcp(OUT_OF_POD, (POD, 40000), (VIP, 80), 64, syn));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_POD, (stranger, 40000), (POD, 8080), 63, syn)));
-    let outcome = bench.from_pod(&tcp(OUT_OF_POD, (POD, 8080), (stranger, 40000), 64, syn_ack));
+    let outcome = bench.pod_sends(&tcp(OUT_OF_POD, (POD, 8080), (stranger, 40000), 64, syn_ack));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_POD, (VIP, 80), (POD, 40000), 63, syn_ack)));
 }
 
@@ -347,17 +347,17 @@ fn two_services_with_one_backend_do_not_collide() {
     second.node_port = None;
     bench.dataplane.apply(&change(vec![second])).unwrap();
     let (client, backend) = ((POD, 40000), (SECOND_POD, 8080));
-    bench.from_pod(&tcp(OUT_OF_POD, client, (VIP, 80), 64, syn));
+    bench.pod_sends(&tcp(OUT_OF_POD, client, (VIP, 80), 64, syn));
 
     let second_vip = ([10, 96, 0, 2], 80);
-    let (verdict, bytes) = bench.from_pod(&tcp(OUT_OF_POD, client, second_vip, 64, syn));
+    let (verdict, bytes) = bench.pod_sends(&tcp(OUT_OF_POD, client, second_vip, 64, syn));
     let port = u16::from_be_bytes([bytes[34], bytes[35]]);
     assert!(port >= limits::SOURCE_PORTS.0, "port {port}");
     let expected = tcp(INTO_SECOND_POD, (POD, port), backend, 63, syn);
     assert_eq!((verdict, bytes), (REDIRECT, expected));
-    let (_, bytes) = bench.from_second_pod(&tcp(OUT_OF_SECOND_POD, backend, (POD, port), 64, syn_ack));
+    let (_, bytes) = bench.second_pod_sends(&tcp(OUT_OF_SECOND_POD, backend, (POD, port), 64, syn_ack));
     assert_eq!(bytes, tcp(INTO_POD, second_vip, client, 63, syn_ack));
-    let (_, bytes) = bench.from_second_pod(&tcp(OUT_OF_SECOND_POD, backend, client, 64, syn_ack));
+    let (_, bytes) = bench.second_pod_sends(&tcp(OUT_OF_SECOND_POD, backend, client, 64, syn_ack));
     assert_eq!(bytes, tcp(INTO_POD, (VIP, 80), client, 63, syn_ack));
 }
 
@@ -369,9 +369,9 @@ fn a_node_port_with_a_backend_on_the_node_keeps_the_client() {
     let mut bench = Bench::new();
     bench.serve(POD);
     let (client, port, backend) = ((CLIENT, 40000), (NODE, 30080), (POD, 8080));
-    let outcome = bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_POD, client, backend, 63, syn)));
-    let outcome = bench.from_pod(&tcp(OUT_OF_POD, backend, client, 64, syn_ack));
+    let outcome = bench.pod_sends(&tcp(OUT_OF_POD, backend, client, 64, syn_ack));
     assert_eq!(outcome, (REDIRECT, tcp(OUT_OF_POD, port, client, 63, syn_ack)));
 }
 
@@ -383,11 +383,11 @@ fn a_node_port_with_a_backend_elsewhere_puts_the_node_in_between() {
     let mut bench = Bench::new();
     bench.serve(REMOTE_POD);
     let (client, port, backend) = ((CLIENT, 40000), (NODE, 30080), (REMOTE_POD, 8080));
-    let (verdict, bytes) = bench.from_uplink(&udp(FROM_OUTSIDE, client, port, 64));
+    let (verdict, bytes) = bench.uplink_brings(&udp(FROM_OUTSIDE, client, port, 64));
     let source = u16::from_be_bytes([bytes[34], bytes[35]]);
     assert!(source >= limits::SOURCE_PORTS.0, "port {source}");
     assert_eq!((verdict, bytes), (REDIRECT, udp(FROM_OUTSIDE, (NODE, source), backend, 63)));
-    let outcome = bench.from_uplink(&udp(FROM_OUTSIDE, backend, (NODE, source), 64));
+    let outcome = bench.uplink_brings(&udp(FROM_OUTSIDE, backend, (NODE, source), 64));
     assert_eq!(outcome, (REDIRECT, udp(FROM_OUTSIDE, port, client, 63)));
 }
 
@@ -472,11 +472,11 @@ fn a_client_that_uses_its_port_again_gets_a_new_flow() {
     let mut bench = Bench::new();
     bench.serve(POD);
     let (client, port) = ((CLIENT, 40000), (NODE, 30080));
-    bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, syn));
-    bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, |header| header.rst = true));
+    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, |header| header.rst = true));
     let moved = service(Protocol::Tcp, vec![backend(SECOND_POD.into(), 8080)]);
     bench.dataplane.apply(&change(vec![moved])).unwrap();
-    let outcome = bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, syn)));
 }
 
@@ -488,9 +488,9 @@ fn a_connection_without_answer_leaves_a_backend_that_is_gone() {
     let mut bench = Bench::new();
     bench.serve(POD);
     let (client, port) = ((CLIENT, 40000), (NODE, 30080));
-    bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
     bench.serve(SECOND_POD);
-    let outcome = bench.from_uplink(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
     assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, syn)));
 }
 
@@ -502,7 +502,7 @@ fn a_cluster_ip_is_not_served_to_clients_outside() {
     let mut bench = Bench::new();
     bench.serve(POD);
     let packet = udp(FROM_OUTSIDE, (CLIENT, 40000), (VIP, 80), 64);
-    assert_eq!(bench.from_uplink(&packet), (PASS, packet));
+    assert_eq!(bench.uplink_brings(&packet), (PASS, packet));
 }
 
 #[test]
@@ -512,7 +512,7 @@ fn packets_from_outside_go_straight_to_pods() {
     }
     let bench = Bench::new();
     let sides = ((OTHER_NODE, 40000), (POD, 53));
-    let outcome = bench.from_uplink(&udp(FROM_OUTSIDE, sides.0, sides.1, 64));
+    let outcome = bench.uplink_brings(&udp(FROM_OUTSIDE, sides.0, sides.1, 64));
     assert_eq!(outcome, (REDIRECT, udp(INTO_POD, sides.0, sides.1, 63)));
 }
 
@@ -524,7 +524,7 @@ fn an_answer_of_the_node_itself_is_translated_on_its_way_out() {
     let mut bench = Bench::new();
     bench.serve(NODE);
     let (client, port, backend) = ((CLIENT, 40000), (NODE, 30080), (NODE, 8080));
-    let outcome = bench.from_uplink(&udp(FROM_OUTSIDE, client, port, 64));
+    let outcome = bench.uplink_brings(&udp(FROM_OUTSIDE, client, port, 64));
     assert_eq!(outcome, (PASS, udp(FROM_OUTSIDE, client, backend, 64)));
     let out: Macs = (OUTSIDE_MAC, UPLINK_MAC);
     let outcome = bench.run("to_uplink", bench.config.uplink, &udp(out, backend, client, 64));
@@ -536,9 +536,18 @@ fn a_pod_cannot_borrow_an_address() {
     if !is_ready() {
         return;
     }
-    let bench = Bench::new();
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, (SECOND_POD, 40000), (NODE, 53), 64));
+    let mut bench = Bench::new();
+    let packet = udp(OUT_OF_POD, (SECOND_POD, 40000), (NODE, 53), 64);
+    let outcome = bench.pod_sends(&packet);
     bench.assert_dropped(outcome, "spoofed_address");
+
+    let drops = bench.dataplane.take_drops().unwrap();
+    assert_eq!(drops.len(), 1);
+    let seen = &drops[0];
+    assert_eq!((seen.hook, seen.reason, seen.ifindex), ("from_pod", "spoofed_address", bench.pod));
+    assert_eq!((seen.source, seen.destination), (at(SECOND_POD, 40000), at(NODE, 53)));
+    assert_eq!((seen.protocol, seen.length as usize), (17, packet.len()));
+    assert_eq!(bench.dataplane.take_drops().unwrap(), []);
 }
 
 #[test]
@@ -547,7 +556,7 @@ fn a_pod_cannot_borrow_a_hardware_address() {
         return;
     }
     let bench = Bench::new();
-    let outcome = bench.from_pod(&udp(OUT_OF_SECOND_POD, (POD, 40000), (NODE, 53), 64));
+    let outcome = bench.pod_sends(&udp(OUT_OF_SECOND_POD, (POD, 40000), (NODE, 53), 64));
     bench.assert_dropped(outcome, "spoofed_mac");
 }
 
@@ -569,11 +578,11 @@ fn packets_that_are_cut_or_contradict_themselves_are_dropped() {
     }
     let packet = udp(OUT_OF_POD, (POD, 40000), (NODE, 53), 64);
     let bench = Bench::new();
-    bench.assert_dropped(bench.from_pod(&packet[..40]), "truncated");
+    bench.assert_dropped(bench.pod_sends(&packet[..40]), "truncated");
     let bench = Bench::new();
     let mut malformed = packet;
     malformed[14] = 0x44;
-    bench.assert_dropped(bench.from_pod(&malformed), "malformed");
+    bench.assert_dropped(bench.pod_sends(&malformed), "malformed");
 }
 
 #[test]
@@ -584,10 +593,10 @@ fn fragments_pass_unless_they_need_translation() {
     let mut bench = Bench::new();
     bench.serve(SECOND_POD);
     for is_first in [true, false] {
-        let (verdict, _) = bench.from_pod(&fragment(OUT_OF_POD, (POD, 4000), (SECOND_POD, 53), is_first));
+        let (verdict, _) = bench.pod_sends(&fragment(OUT_OF_POD, (POD, 4000), (SECOND_POD, 53), is_first));
         assert_eq!(verdict, REDIRECT);
     }
-    let outcome = bench.from_pod(&fragment(OUT_OF_POD, (POD, 4000), (VIP, 80), true));
+    let outcome = bench.pod_sends(&fragment(OUT_OF_POD, (POD, 4000), (VIP, 80), true));
     bench.assert_dropped(outcome, "fragment_translated");
 }
 
@@ -599,8 +608,8 @@ fn a_spent_time_to_live_is_the_stacks_to_answer() {
     let mut bench = Bench::new();
     bench.serve(SECOND_POD);
     let packet = udp(OUT_OF_POD, (POD, 4000), (SECOND_POD, 53), 1);
-    assert_eq!(bench.from_pod(&packet), (PASS, packet));
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 1));
+    assert_eq!(bench.pod_sends(&packet), (PASS, packet));
+    let outcome = bench.pod_sends(&udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 1));
     bench.assert_dropped(outcome, "ttl_expired");
 }
 
@@ -611,7 +620,7 @@ fn a_service_without_backends_drops() {
     }
     let mut bench = Bench::new();
     bench.dataplane.apply(&snapshot(vec![service(Protocol::Udp, vec![])])).unwrap();
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 64));
+    let outcome = bench.pod_sends(&udp(OUT_OF_POD, (POD, 4000), (VIP, 80), 64));
     bench.assert_dropped(outcome, "no_backend");
 }
 
@@ -622,7 +631,7 @@ fn a_route_that_refuses_is_heeded() {
     }
     let bench = Bench::new();
     bench.ns.ip("route add blackhole 10.77.0.0/16");
-    let outcome = bench.from_pod(&udp(OUT_OF_POD, (POD, 4000), ([10, 77, 0, 1], 53), 64));
+    let outcome = bench.pod_sends(&udp(OUT_OF_POD, (POD, 4000), ([10, 77, 0, 1], 53), 64));
     bench.assert_dropped(outcome, "unroutable");
 }
 
@@ -634,11 +643,11 @@ fn arp_goes_up_and_ipv6_does_not() {
     let bench = Bench::new();
     let mut packet = udp(OUT_OF_POD, (POD, 4000), (NODE, 53), 64);
     packet[12..14].copy_from_slice(&[0x08, 0x06]);
-    assert_eq!(bench.from_pod(&packet), (PASS, packet));
+    assert_eq!(bench.pod_sends(&packet), (PASS, packet));
     let global = PacketBuilder::ethernet2(POD_MAC, HOST_MAC).ipv6([0x20; 16], [0x21; 16], 64).udp(1, 2);
     let mut bytes = Vec::new();
     global.write(&mut bytes, b"x").unwrap();
-    bench.assert_dropped(bench.from_pod(&bytes), "unsupported_protocol");
+    bench.assert_dropped(bench.pod_sends(&bytes), "unsupported_protocol");
 }
 
 #[test]
@@ -658,6 +667,6 @@ fn a_flow_finds_no_source_port_when_all_are_taken() {
         let opened = Tuple::new(17, side(([10, 9, 9, 9], port)), side((NODE, 30080)));
         flows.insert(answers, Flow::reply(&opened, ServiceId::new(1), now), 0).unwrap();
     }
-    let outcome = bench.from_uplink(&udp(FROM_OUTSIDE, (CLIENT, 40000), (NODE, 30080), 64));
+    let outcome = bench.uplink_brings(&udp(FROM_OUTSIDE, (CLIENT, 40000), (NODE, 30080), 64));
     bench.assert_dropped(outcome, "source_ports_exhausted");
 }
