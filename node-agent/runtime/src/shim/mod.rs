@@ -2,10 +2,10 @@
 //!
 //! libcontainer clones its caller without telling the allocator or anybody else, so it runs in processes with one thread:
 //! a shim for each container, an exec helper for each further process, a sandbox helper for each pod. All three are the
-//! agent's own program, started again from a sealed copy in memory ([`Program`]), told apart by `argv[1]`.
+//! agent's own program, started again from a sealed copy in memory (`Program`), told apart by `argv[1]`.
 //!
-//! Agent's side: [`Program`] starts processes, [`client`] talks to a shim. Shim's side: [`create`] and [`server`] are its
-//! life, [`init`] what runs in the container before its program, [`output`] the log. [`protocol`] is between the two.
+//! Agent's side: `Program` starts processes, `client` talks to a shim. Shim's side: `create` and `server` are its
+//! life, `init` what runs in the container before its program, `output` the log. `protocol` is between the two.
 
 pub(crate) mod client;
 mod create;
