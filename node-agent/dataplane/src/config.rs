@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Where the dataplane lives and whom it serves. One per node.
 #[derive(Clone, Debug)]
@@ -32,6 +33,25 @@ pub enum XdpMode {
     /// In the network stack, for drivers without support. Slower than none at all; for tests.
     Generic,
 }
+
+/// As flags and configuration files write it.
+impl FromStr for XdpMode {
+    type Err = UnknownXdpMode;
+
+    fn from_str(word: &str) -> Result<Self, UnknownXdpMode> {
+        match word {
+            "off" => Ok(Self::Off),
+            "native" => Ok(Self::Native),
+            "native-redirect" => Ok(Self::NativeRedirect),
+            "generic" => Ok(Self::Generic),
+            _ => Err(UnknownXdpMode(word.to_owned())),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not off, native, native-redirect or generic")]
+pub struct UnknownXdpMode(String);
 
 /// Entries of the maps whose size is a choice. They count when a map is made: one that is adopted keeps its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ use tracing::info;
 use weir_ebpf_common::{IfIndex, Node};
 
 pub use batch::{Applied, Backend, Batch, Protocol, ServiceKey, ServicePort};
-pub use config::{Config, Sizes, XdpMode};
+pub use config::{Config, Sizes, UnknownXdpMode, XdpMode};
 pub use error::Error;
 pub use events::Dropped;
 pub use inspect::Inspector;
