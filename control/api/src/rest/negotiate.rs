@@ -46,7 +46,7 @@ mod tests {
 
     fn asked(accept: &'static str) -> Option<Form> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, axum::http::HeaderValue::from_static(accept));
+        headers.insert(header::ACCEPT, http::HeaderValue::from_static(accept));
         form(&headers).ok()
     }
 

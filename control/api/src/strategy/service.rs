@@ -116,10 +116,7 @@ impl Strategy for Services {
                 }
             }
         }
-        if new.r#type == "ExternalName" && new.cluster_ip == old.cluster_ip {
-            new.cluster_ip.clear();
-            new.cluster_ips.clear();
-        }
+        drop_what_the_type_has_not(new, old);
     }
 
     fn copy_status(&self, to: &mut Service, from: &Service) {
@@ -160,6 +157,24 @@ impl Strategy for Services {
 
     fn warnings(&self, service: &Service) -> Vec<String> {
         service.spec.as_ref().map(unsupported::in_service).unwrap_or_default()
+    }
+}
+
+/// After a change of type, fields that only the old type has are dropped, unless the client changed them too.
+fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
+    let external = matches!(new.r#type.as_str(), "NodePort" | "LoadBalancer");
+    if !external && new.external_traffic_policy == old.external_traffic_policy {
+        new.external_traffic_policy.clear();
+    }
+    if new.r#type != "LoadBalancer" && old.r#type == "LoadBalancer" {
+        new.allocate_load_balancer_node_ports = None;
+    }
+    if new.r#type == "ExternalName" && new.cluster_ip == old.cluster_ip {
+        new.cluster_ip.clear();
+        new.cluster_ips.clear();
+        new.internal_traffic_policy = None;
+        new.ip_families.clear();
+        new.ip_family_policy = None;
     }
 }
 

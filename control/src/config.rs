@@ -1,0 +1,194 @@
+//! The command line.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use weir_api::allocate::{Cidr, Ranges, parse_ports};
+
+/// The part of the machine's addresses that is served when nothing else is said.
+const DEFAULT_LISTEN: &str = "127.0.0.1:6443";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Component {
+    Api,
+    Scheduler,
+    Controllers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreKind {
+    /// One file in the data directory.
+    Embedded,
+    /// An etcd cluster.
+    Etcd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Weir's control plane: API server, scheduler and controllers.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "weir-control", version)]
+pub(crate) struct Config {
+    /// Holds the keys, the bootstrap token and the embedded store
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Address to serve the API on, repeatable [default: 127.0.0.1:6443, unless sockets are inherited]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+
+    /// URL by which clients reach the API; written into the kubeconfig [default: the first address served]
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+
+    /// Where objects are stored
+    #[arg(long, value_enum, default_value = "embedded")]
+    pub(crate) store: StoreKind,
+
+    /// etcd's members, separated by commas
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub(crate) etcd_endpoints: Vec<String>,
+
+    /// Authority of etcd's certificates
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+
+    /// Our certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+
+    /// Key of our certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
+
+    /// Where to write an administrator's kubeconfig; without the component api: the one to connect with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR", default_value = "10.32.0.0/16")]
+    pub(crate) cluster_cidr: String,
+
+    /// Addresses of services
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub(crate) service_cidr: String,
+
+    /// Ports that services may open on nodes
+    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
+    pub(crate) node_port_range: String,
+
+    /// What to run
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["api", "scheduler", "controllers"])]
+    pub(crate) components: Vec<Component>,
+
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl Config {
+    /// What the syntax of the flags alone cannot say.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.ranges()?;
+        let components: BTreeSet<_> = self.components.iter().collect();
+        if components.len() != self.components.len() {
+            bail!("--components names one of them twice");
+        }
+        if self.store == StoreKind::Etcd && self.etcd_endpoints.is_empty() {
+            bail!("--store etcd needs --etcd-endpoints");
+        }
+        if self.store == StoreKind::Embedded && !self.etcd_endpoints.is_empty() {
+            bail!("--etcd-endpoints needs --store etcd");
+        }
+        if !self.runs(Component::Api) && self.kubeconfig.is_none() {
+            bail!("without the component api, --kubeconfig must say how to reach it");
+        }
+        if let Some(url) = &self.advertise {
+            host_of(url)
+                .with_context(|| format!("--advertise {url:?} is not of the form https://host:port"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn runs(&self, component: Component) -> bool {
+        self.components.contains(&component)
+    }
+
+    pub(crate) fn ranges(&self) -> Result<Ranges> {
+        let cluster_ips: Cidr = self.service_cidr.parse().context("--service-cidr")?;
+        let node_ports = parse_ports(&self.node_port_range).context("--node-port-range")?;
+        Ok(Ranges { cluster_ips, node_ports })
+    }
+
+    /// What to listen on, given that `inherited` sockets are there already.
+    pub(crate) fn addresses(&self, inherited: usize) -> Vec<SocketAddr> {
+        match DEFAULT_LISTEN.parse() {
+            Ok(default) if self.listen.is_empty() && inherited == 0 => vec![default],
+            _ => self.listen.clone(),
+        }
+    }
+
+    /// Several instances may stand over one etcd; the embedded store is ours alone.
+    pub(crate) fn may_have_rivals(&self) -> bool {
+        self.store == StoreKind::Etcd || !self.runs(Component::Api)
+    }
+}
+
+/// The host of `https://host:port`, without the brackets of an IPv6 address.
+pub(crate) fn host_of(url: &str) -> Option<String> {
+    let authority = url.strip_prefix("https://")?.trim_end_matches('/');
+    let (host, port) = authority.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty() && !host.contains('/')).then(|| host.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Config> {
+        let config = Config::try_parse_from(["weir-control", "--data-dir", "/d"].iter().chain(arguments))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_data_directory_is_all_it_takes() {
+        let config = parsed(&[]).unwrap();
+        assert!(config.runs(Component::Api) && config.runs(Component::Scheduler));
+        assert_eq!(config.addresses(0).len(), 1);
+        assert_eq!(config.addresses(1).len(), 0);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for arguments in [
+            &["--store", "etcd"][..],
+            &["--etcd-endpoints", "http://e:2379"],
+            &["--service-cidr", "10.96.0.1/16"],
+            &["--node-port-range", "2-1"],
+            &["--components", "scheduler"],
+            &["--components", "api,api"],
+            &["--components", "cooks"],
+            &["--advertise", "weir.example"],
+            &["--listen", "here"],
+        ] {
+            assert!(parsed(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_read_from_urls() {
+        assert_eq!(host_of("https://127.0.0.1:6443").as_deref(), Some("127.0.0.1"));
+        assert_eq!(host_of("https://[::1]:6443/").as_deref(), Some("::1"));
+        assert_eq!(host_of("http://a:1"), None);
+        assert_eq!(host_of("https://a"), None);
+    }
+}
