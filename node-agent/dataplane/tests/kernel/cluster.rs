@@ -8,13 +8,14 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
 
 use weir_dataplane::{
     Backend, Batch, Config, Dataplane, PodLink, Protocol, ServiceKey, ServicePort, Sizes, XdpMode,
 };
 
 use crate::netns::NetNs;
-use crate::sandbox::{Bpffs, Cgroup, transmit_full_checksums};
+use crate::sandbox::{Bpffs, Cgroup};
 
 pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xee];
 pub(crate) const SIZES: Sizes =
@@ -77,13 +78,21 @@ fn join(hub: &NetNs, ns: &NetNs, name: &str, address: Ipv4Addr) {
         "link add {name} type veth peer name eth0 netns {path}\nlink set {name} master br0 up",
         path = ns.path()
     ));
-    // Frames that XDP redirects are taken by the peer's NAPI, which GRO turns on.
-    hub.run(|| {
-        let done = std::process::Command::new("ethtool").args(["-K", name, "gro", "on"]).output().unwrap();
+    // Frames that XDP redirects are taken by the peer's NAPI, which GRO turns on. GRO on the bridge's ports also puts
+    // segments together that leave by another port, and there they must not become frames with half a checksum again.
+    offload(hub, name, "gro on");
+    offload(hub, name, "tx off");
+    ns.ip(&format!("address add {address}/24 dev eth0\nlink set eth0 up"));
+    offload(ns, "eth0", "tx off");
+}
+
+/// `ethtool -K`. XDP knows nothing of checksums that a network card is to complete.
+fn offload(ns: &NetNs, interface: &str, setting: &str) {
+    ns.run(|| {
+        let arguments = ["-K", interface].into_iter().chain(setting.split(' '));
+        let done = Command::new("ethtool").args(arguments).output().unwrap();
         assert!(done.status.success(), "ethtool: {}", String::from_utf8_lossy(&done.stderr));
     });
-    ns.ip(&format!("address add {address}/24 dev eth0\nlink set eth0 up"));
-    transmit_full_checksums(ns, "eth0");
 }
 
 impl Node {

@@ -52,6 +52,19 @@ impl NetNs {
         });
     }
 
+    /// TCP segments and UDP datagrams that arrived with a wrong checksum, and segments sent again.
+    pub(crate) fn complaints(&self) -> Vec<(&'static str, u64)> {
+        let table = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let counted = [("Tcp:", "InCsumErrors"), ("Udp:", "InCsumErrors"), ("Tcp:", "RetransSegs")];
+        let of = |(protocol, name): (&str, &'static str)| {
+            let mut lines = table.lines().filter(|line| line.starts_with(protocol));
+            let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+            let index = names.split(' ').position(|field| field == name).unwrap();
+            (name, values.split(' ').nth(index).unwrap().parse().unwrap())
+        };
+        counted.map(of).into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
     pub(crate) fn index_of(&self, interface: &str) -> u32 {
         self.run(|| nix::net::if_::if_nametoindex(interface).unwrap())
     }

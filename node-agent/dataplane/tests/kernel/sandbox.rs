@@ -3,15 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::Uid;
 use weir_dataplane::{Config, Dataplane, Error};
-
-use crate::netns::NetNs;
 
 /// Whether kernel tests can run here. Prints why not, and fails where that is not accepted.
 pub(crate) fn is_ready() -> bool {
@@ -106,12 +103,4 @@ fn hierarchy() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields.find(|fields| fields[2] == "cgroup2").map(|fields| PathBuf::from(fields[1])).unwrap()
-}
-
-/// Runs `ethtool -K`; checksums of packets that XDP may forward must be there when they leave.
-pub(crate) fn transmit_full_checksums(ns: &NetNs, interface: &str) {
-    ns.run(|| {
-        let done = Command::new("ethtool").args(["-K", interface, "tx", "off"]).output().unwrap();
-        assert!(done.status.success(), "ethtool: {}", String::from_utf8_lossy(&done.stderr));
-    });
 }

@@ -50,9 +50,16 @@ fn all(pods: &[Pod]) -> BTreeSet<String> {
     pods.iter().map(|pod| pod.address.to_string()).collect()
 }
 
-fn drops(scene: &Scene) -> Vec<Vec<String>> {
+/// Nothing was dropped, sent again or damaged.
+fn assert_clean(scene: &Scene) {
     let of_node = |node: &crate::cluster::Node| node.dataplane.view(View::Drops).unwrap().rows;
-    scene.cluster.nodes.iter().flat_map(of_node).filter(|row| row[0] == "drop" && row[2] != "0").collect()
+    let rows = scene.cluster.nodes.iter().flat_map(of_node);
+    let drops: Vec<_> = rows.filter(|row| row[0] == "drop" && row[2] != "0").collect();
+    assert_eq!(drops, Vec::<Vec<String>>::new());
+    let machines = scene.cluster.nodes.iter().map(|node| &node.ns).chain([&scene.cluster.client]);
+    for ns in machines.chain(scene.pods.iter().map(|pod| &pod.ns)) {
+        assert_eq!(ns.complaints(), []);
+    }
 }
 
 #[test]
@@ -68,7 +75,7 @@ fn pods_reach_pods_on_their_node_and_on_the_other() {
             assert_eq!(seen, [(target.address.to_string(), "10.32.1.1".to_owned())], "{orders}");
         }
     }
-    assert_eq!(drops(&scene), Vec::<Vec<String>>::new());
+    assert_clean(&scene);
 }
 
 #[test]
@@ -130,7 +137,7 @@ fn packets_that_no_socket_program_saw_reach_every_backend_of_a_cluster_ip() {
     }
     let seen = process::run(&scene.pods[0].ns, None, &format!("udp-unconnected {vip} 3"));
     assert_eq!(seen.answers(vip).len(), 3, "{seen:?}");
-    assert_eq!(drops(&scene), Vec::<Vec<String>>::new());
+    assert_clean(&scene);
 }
 
 /// Backends on the node asked see the client; those of the other node see the node asked.
@@ -152,7 +159,7 @@ fn assert_node_ports_work(xdp: XdpMode) {
             assert_eq!(saw, expected, "{who} asked by node {number}");
         }
     }
-    assert_eq!(drops(&scene), Vec::<Vec<String>>::new());
+    assert_clean(&scene);
     for node in &scene.cluster.nodes {
         let rows = node.dataplane.view(View::Drops).unwrap().rows;
         let accelerated: u64 = rows.iter().find(|row| row[1] == "accelerated").unwrap()[2].parse().unwrap();
