@@ -131,7 +131,8 @@ fn attach(hub: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr)
     // Frames on this wire carry whole checksums, as on a real one: XDP would lose the partial ones.
     namespace.run("ethtool", &["--offload", "eth0", "tx", "off"])?;
     namespace.ip(&["link", "set", "eth0", "up"])?;
-    // A veth takes what its peer's XDP program sends only while it polls, which GRO makes it do.
-    hub.run("ethtool", &["--offload", port, "gro", "on"])?;
+    // A veth takes what its peer's XDP program sends only while it polls, which GRO makes it do; and what GRO put
+    // together must leave with whole checksums again.
+    hub.run("ethtool", &["--offload", port, "gro", "on", "tx", "off"])?;
     hub.ip(&["link", "set", port, "master", BRIDGE, "up"])
 }
