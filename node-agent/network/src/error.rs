@@ -23,6 +23,8 @@ pub enum Error {
     Offload { link: String, source: io::Error },
     #[error("interface {link} of the pod exists already, and it is not the peer of {host}")]
     ForeignLink { link: &'static str, host: String },
+    #[error("there is no interface {name} in this network namespace")]
+    NoInterface { name: String },
     #[error("veth pair {host} vanished while it was being set up")]
     Vanished { host: String },
     #[error("route to {cidr} by {via}: only IPv4 routes are supported")]

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use cidr::{Cidr, CidrError};
 pub use error::Error;
-pub use link::host_name;
+pub use link::{Interface, host_name, interface};
 pub use node::prepare_node;
 pub use pod::PodAttachment;
 pub use pool::PoolError;

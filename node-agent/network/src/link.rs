@@ -43,6 +43,20 @@ fn is_host_name(name: &str) -> bool {
         .is_some_and(|hash| hash.len() == HASH_DIGITS && hash.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
+/// An interface of the node, such as its uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub index: u32,
+    pub mtu: u32,
+}
+
+/// Looks an interface of this namespace up by name. Must be called within a tokio runtime.
+pub async fn interface(name: &str) -> Result<Interface, Error> {
+    let netlink = crate::netns::connect_here()?;
+    let link = find(&netlink, name).await?.ok_or_else(|| Error::NoInterface { name: name.to_owned() })?;
+    Ok(Interface { index: link.index, mtu: link.mtu })
+}
+
 /// A link as far as this crate cares.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
@@ -51,6 +65,7 @@ pub(crate) struct Link {
     /// Index of the other end, in its own namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) mac: Vec<u8>,
+    pub(crate) mtu: u32,
 }
 
 pub(crate) async fn find(netlink: &Handle, name: &str) -> Result<Option<Link>, Error> {
@@ -124,12 +139,14 @@ fn is_veth(message: &LinkMessage) -> bool {
 }
 
 fn read(message: LinkMessage) -> Link {
-    let mut link = Link { name: String::new(), index: message.header.index, peer: None, mac: Vec::new() };
+    let mut link =
+        Link { name: String::new(), index: message.header.index, peer: None, mac: Vec::new(), mtu: 0 };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
             LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             _ => {}
         }
     }

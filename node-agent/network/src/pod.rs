@@ -48,6 +48,17 @@ impl Network {
         })
     }
 
+    /// The address that [`Network::add_pod`] will give the pod, taken before its namespace exists.
+    pub async fn reserve(&self, uid: &str) -> Result<IpAddr, Error> {
+        let owner = uid.to_owned();
+        Ok(self.with_pool(move |pool| pool.lease(&owner)).await?.into())
+    }
+
+    /// Index of the pod's host-side end, if it has one.
+    pub async fn host_ifindex(&self, uid: &str) -> Result<Option<u32>, Error> {
+        Ok(link::find(&self.netlink, &link::host_name(uid)).await?.map(|host| host.index))
+    }
+
     /// Takes the pod's link, routes and address away. A pod that has none of them is fine.
     pub async fn remove_pod(&self, uid: &str) -> Result<(), Error> {
         // The link goes first: an address is free only when nothing answers to it any more.

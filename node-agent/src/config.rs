@@ -1,0 +1,118 @@
+//! The agent's flags.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use weir_dataplane::XdpMode;
+
+/// The node agent of Weir: runs this node's pods and programs its kernel.
+///
+/// It must be started in the node's network namespace.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weir-agent", version)]
+pub struct Config {
+    /// Name of the Node object
+    #[arg(long)]
+    pub node_name: String,
+    /// API server, https://host:port; several are tried in turn
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// Certificate authority of the cluster, PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// Token for joining; needed until the node has its certificate
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_token_file: Option<PathBuf>,
+    /// Everything the agent keeps
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// The node's cgroup, relative to the root of each hierarchy
+    #[arg(long, value_name = "PATH", default_value = "weir/node")]
+    pub cgroup_parent: String,
+    /// Directory on a bpffs for the pinned dataplane
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weir/node")]
+    pub bpffs: PathBuf,
+    /// Interface towards the other nodes
+    #[arg(long, value_name = "IFNAME")]
+    pub uplink: String,
+    /// Address of this node on the uplink
+    #[arg(long, value_name = "IP")]
+    pub node_ip: IpAddr,
+    /// OCI image layout, directory or archive; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub image_source: Vec<PathBuf>,
+    /// Where the API server asks for logs and views
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+    /// Labels of the Node object, beside the usual ones
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// How many pods the node takes
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+    /// MTU of pod links; the uplink's by default
+    #[arg(long)]
+    pub mtu: Option<u32>,
+    /// Nameservers of pods with dnsPolicy ClusterFirst
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster's services
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// The uplink's XDP accelerator: off, native or generic
+    #[arg(long, default_value = "off", value_parser = xdp)]
+    pub xdp: XdpMode,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
+    if key.is_empty() {
+        return Err(format!("{text:?} has no key"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn xdp(word: &str) -> Result<XdpMode, String> {
+    match word {
+        "off" => Ok(XdpMode::Off),
+        "native" => Ok(XdpMode::Native),
+        "generic" => Ok(XdpMode::Generic),
+        _ => Err(format!("{word:?} is not off, native or generic")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: &[&str] = &[
+        "weir-agent",
+        "--node-name=n",
+        "--server=https://10.31.0.1:6443",
+        "--ca=/ca",
+        "--state-dir=/s",
+        "--uplink=eth0",
+        "--node-ip=10.31.0.11",
+        "--listen=10.31.0.11:10250",
+    ];
+
+    #[test]
+    fn the_flags_of_a_cluster_are_read() {
+        let config = Config::try_parse_from(REQUIRED.iter().chain(&[
+            "--labels=zone=a,disk=",
+            "--image-source=/one",
+            "--image-source=/two",
+        ]))
+        .expect("valid flags");
+        assert_eq!(config.labels, [("zone".into(), "a".into()), ("disk".into(), String::new())]);
+        assert_eq!(config.image_source.len(), 2);
+    }
+
+    #[test]
+    fn a_label_without_a_value_is_named() {
+        let error = Config::try_parse_from(REQUIRED.iter().chain(&["--labels=zone"])).expect_err("refused");
+        assert!(error.to_string().contains("\"zone\" is not of the form key=value"), "{error}");
+    }
+}

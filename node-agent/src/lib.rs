@@ -1,0 +1,21 @@
+//! The node agent: makes the pods that the control plane assigned to this node run, and its kernel hold the services.
+//!
+//! The agent knows the cluster only through the API: its Node and Lease, its pods by watch, the dataplane by one
+//! stream. What it makes lives without it: containers behind their shims, programs and maps pinned, links and routes in
+//! the kernel. An agent that starts finds all of it again and changes nothing that is as it should be.
+//!
+//! - [`config`]: flags. [`identity`]: joining, the node's certificate.
+//! - [`node`]: the Node object and its heartbeat.
+//! - [`pods`]: one worker per pod; observe, plan, perform, report.
+//! - [`dataplane`]: the thread that owns the eBPF dataplane, and the stream that feeds it.
+//! - [`server`]: logs and live views, for the API server alone.
+//!
+//! Left out: cluster DNS, registry pulls, exec and attach, eviction, statistics.
+
+pub mod agent;
+pub mod config;
+pub mod dataplane;
+pub mod identity;
+pub mod node;
+pub mod pods;
+pub mod server;

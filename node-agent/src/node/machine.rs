@@ -1,0 +1,103 @@
+//! What this machine is and how it fares, read from the kernel.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use nix::sys::utsname::uname;
+
+/// Facts and measures of the machine. What cannot be read is 0 or empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    pub cpus: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes.
+    pub memory_available: u64,
+    /// Bytes of the file system that holds the agent's state.
+    pub disk: u64,
+    pub disk_available: u64,
+    pub inodes: u64,
+    pub inodes_available: u64,
+    pub tasks: u64,
+    pub tasks_limit: u64,
+    /// As Go names it: amd64, arm64.
+    pub architecture: &'static str,
+    pub kernel: String,
+    pub os_image: String,
+    pub machine_id: String,
+    pub boot_id: String,
+}
+
+impl Machine {
+    pub fn look(state_dir: &Path) -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        // Before the state directory is made, its nearest parent tells the same.
+        let existing = state_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let disk = statvfs(existing).ok();
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
+            memory: kibibytes(&meminfo, "MemTotal"),
+            memory_available: kibibytes(&meminfo, "MemAvailable"),
+            disk: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
+            disk_available: disk.map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
+            inodes: disk.map_or(0, |disk| disk.files()),
+            inodes_available: disk.map_or(0, |disk| disk.files_available()),
+            tasks: tasks(&line("/proc/loadavg")),
+            tasks_limit: line("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
+            architecture: architecture(),
+            kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            os_image: os_name(&os_release),
+            machine_id: line("/etc/machine-id"),
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+        }
+    }
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn kibibytes(meminfo: &str, name: &str) -> u64 {
+    let value = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+    number.unwrap_or(0) * 1024
+}
+
+/// From "0.20 0.18 0.12 1/80 11206": 80.
+fn tasks(loadavg: &str) -> u64 {
+    let field = loadavg.split_whitespace().nth(3);
+    field.and_then(|field| field.split_once('/')?.1.parse().ok()).unwrap_or(0)
+}
+
+fn os_name(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_read() {
+        assert_eq!(kibibytes("MemTotal:       16384 kB\nMemAvailable: 8 kB\n", "MemAvailable"), 8192);
+        assert_eq!(tasks("0.20 0.18 0.12 1/80 11206"), 80);
+        assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    }
+
+    #[test]
+    fn this_machine_has_processors_memory_and_disk() {
+        let machine = Machine::look(Path::new("/does/not/exist/yet"));
+        assert!(
+            machine.cpus > 0 && machine.memory > 0 && machine.disk > 0 && machine.tasks_limit > 0,
+            "{machine:?}"
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! The Node object of this machine: registered once, reported when it changes, kept alive by a Lease.
+//!
+//! Left out: labels are added, never removed; taints and everything else in the spec are the control plane's.
+
+mod lease;
+mod machine;
+mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weir_client::{Backoff, Client, Informer, ObjectKey, informer};
+use weir_proto::core::v1::Node;
+use weir_proto::meta::v1::Time;
+
+use crate::config::Config;
+
+pub use lease::keep_lease;
+pub use machine::Machine;
+
+/// How often the machine is looked at; what did not change is written only every [`SILENCE`].
+const LOOK: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Whether the node can run pods, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    NotReady(String),
+}
+
+/// Keeps the Node object true: registers it, then reports.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    client: Client,
+    config: Arc<Config>,
+    readiness: watch::Receiver<Readiness>,
+}
+
+impl Reporter {
+    pub fn new(client: Client, config: Arc<Config>, readiness: watch::Receiver<Readiness>) -> Self {
+        Self { client, config, readiness }
+    }
+
+    /// Makes the Node object, or takes up the present one; waits while the control plane is away.
+    pub async fn register(&self) -> weir_client::Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            match self.try_register().await {
+                Err(error) if error.is_transient() || error.is_conflict() => {
+                    tracing::warn!(%error, "cannot register the node yet");
+                    tokio::time::sleep(backoff.delay()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_register(&self) -> weir_client::Result<()> {
+        let api = self.client.api::<Node>();
+        let mut node = Node::default();
+        node.meta_mut().name = self.config.node_name.clone();
+        self.label(&mut node);
+        self.describe(&mut node);
+        match api.create(&node).await {
+            Err(error) if error.is_already_exists() => {
+                api.modify(&self.config.node_name, |node| self.label(node)).await?;
+                self.report().await
+            }
+            Err(error) => Err(error),
+            Ok(_) => self.report().await,
+        }
+    }
+
+    /// Reports until told to stop.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut readiness = self.readiness.clone();
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = tick.tick() => {}
+                changed = readiness.changed() => if changed.is_err() { return },
+            }
+            if let Err(error) = self.report().await {
+                tracing::warn!(%error, "cannot report the node's status");
+            }
+        }
+    }
+
+    async fn report(&self) -> weir_client::Result<()> {
+        let name = &self.config.node_name;
+        let silent = |node: &Node| {
+            let beats = node.status().conditions.iter().filter_map(|condition| condition.last_heartbeat_time);
+            let oldest = beats.map(|time| time.unix()).min().unwrap_or(0);
+            Time::now().unix() - oldest < SILENCE.as_secs().cast_signed()
+        };
+        let change = |node: &mut Node| {
+            let mut described = node.clone();
+            self.describe(&mut described);
+            if !(silent(node) && report::same_but_for_heartbeats(node, &described)) {
+                *node = described;
+            }
+        };
+        self.client.api::<Node>().modify_status(name, change).await.map(drop)
+    }
+
+    fn label(&self, node: &mut Node) {
+        let machine = Machine::look(&self.config.state_dir);
+        let labels = &mut node.meta_mut().labels;
+        let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
+        set("kubernetes.io/hostname", &self.config.node_name);
+        set("kubernetes.io/os", "linux");
+        set("kubernetes.io/arch", machine.architecture);
+        for (key, value) in &self.config.labels {
+            set(key, value);
+        }
+    }
+
+    fn describe(&self, node: &mut Node) {
+        let machine = Machine::look(&self.config.state_dir);
+        let readiness = self.readiness.borrow().clone();
+        report::describe(node, &self.config, &machine, &readiness, Time::now());
+    }
+}
+
+/// Waits until the control plane has given the node its pod range.
+pub async fn pod_cidr(client: &Client, name: &str) -> String {
+    let options = informer::Options::default().fields(format!("metadata.name={name}"));
+    let nodes = Informer::<Node>::start(client.api(), options);
+    let key = ObjectKey::new("", name);
+    let assigned = |node: Option<&Node>| node.is_some_and(|node| !node.spec().pod_cidr.is_empty());
+    loop {
+        match nodes.wait_for(&key, Duration::from_secs(30), assigned).await {
+            Ok(()) => {
+                if let Some(node) = nodes.get_key(&key) {
+                    return node.spec().pod_cidr.clone();
+                }
+            }
+            Err(_) => {
+                tracing::warn!("still waiting for the control plane to assign a pod range to this node")
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What a pod's sandbox is made from: host name, `/etc/hosts`, `/etc/resolv.conf`, cgroup. Pure.
+
+use std::net::IpAddr;
+
+use weir_proto::core::v1::{Pod, PodDnsConfig};
+use weir_runtime::SandboxSpec;
+
+use super::resources;
+
+/// What the pod's files say beyond the pod itself.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Nameservers of dnsPolicy ClusterFirst; without any, pods get the node's.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    /// The node's `/etc/resolv.conf`.
+    pub resolv_conf: String,
+}
+
+/// `addresses` is empty for a pod in the node's network, whose files are the node's.
+pub(super) fn spec(pod: &Pod, addresses: &[IpAddr], names: &Names) -> SandboxSpec {
+    let (meta, spec) = (pod.meta(), pod.spec());
+    let sysctls = spec.security_context.iter().flat_map(|context| &context.sysctls);
+    SandboxSpec {
+        uid: meta.uid.clone(),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        hostname: hostname(pod),
+        host_network: spec.host_network,
+        host_ipc: spec.host_ipc,
+        host_pid: spec.host_pid,
+        share_process_namespace: spec.share_process_namespace.unwrap_or(false),
+        sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        qos: resources::qos(spec),
+        resources: resources::of_pod(spec),
+        hosts: hosts(pod, addresses, names),
+        resolv_conf: resolv_conf(pod, names),
+    }
+}
+
+/// Whether the pod asks for cluster DNS that this node cannot give.
+pub(super) fn misses_cluster_dns(pod: &Pod, names: &Names) -> bool {
+    names.cluster_dns.is_empty() && wants_cluster_dns(pod)
+}
+
+fn wants_cluster_dns(pod: &Pod) -> bool {
+    match pod.spec().dns_policy.as_str() {
+        "ClusterFirstWithHostNet" => true,
+        "" | "ClusterFirst" => !pod.spec().host_network,
+        _ => false,
+    }
+}
+
+/// At most 63 characters, and no dash or dot at the end, as the kernel and DNS want it.
+fn hostname(pod: &Pod) -> String {
+    let name = if pod.spec().hostname.is_empty() { &pod.meta().name } else { &pod.spec().hostname };
+    let cut: String = name.chars().take(63).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+fn hosts(pod: &Pod, addresses: &[IpAddr], names: &Names) -> String {
+    let mut text = String::from(
+        "# Written by the node agent of Weir.\n\
+         127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\n\
+         fe00::0\tip6-mcastprefix\n\
+         fe00::1\tip6-allnodes\n\
+         fe00::2\tip6-allrouters\n",
+    );
+    let spec = pod.spec();
+    let host = hostname(pod);
+    for address in addresses {
+        let full = if spec.subdomain.is_empty() {
+            String::new()
+        } else {
+            format!("{host}.{}.{}.svc.{}\t", spec.subdomain, pod.meta().namespace, names.cluster_domain)
+        };
+        text.push_str(&format!("{address}\t{full}{host}\n"));
+    }
+    for alias in &spec.host_aliases {
+        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
+    }
+    text
+}
+
+fn resolv_conf(pod: &Pod, names: &Names) -> String {
+    let empty = PodDnsConfig::default();
+    let own = pod.spec().dns_config.as_ref().unwrap_or(&empty);
+    let mut lines = Vec::new();
+    if pod.spec().dns_policy == "None" {
+        return written(own, &mut lines, &[], &[], &[]);
+    }
+    if !wants_cluster_dns(pod) || names.cluster_dns.is_empty() {
+        let inherited = Inherited::read(&names.resolv_conf);
+        return written(own, &mut lines, &inherited.nameservers, &inherited.searches, &inherited.options);
+    }
+    let nameservers: Vec<String> = names.cluster_dns.iter().map(IpAddr::to_string).collect();
+    let domain = &names.cluster_domain;
+    let mut searches =
+        vec![format!("{}.svc.{domain}", pod.meta().namespace), format!("svc.{domain}"), domain.clone()];
+    searches.extend(Inherited::read(&names.resolv_conf).searches);
+    written(own, &mut lines, &nameservers, &searches, &["ndots:5".to_owned()])
+}
+
+#[derive(Default)]
+struct Inherited {
+    nameservers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Inherited {
+    fn read(text: &str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let keyword = words.next();
+            let words = words.map(str::to_owned);
+            match keyword {
+                Some("nameserver") => found.nameservers.extend(words.take(1)),
+                // The last one counts.
+                Some("search" | "domain") => found.searches = words.collect(),
+                Some("options") => found.options.extend(words),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// What the policy gives, then what the pod adds; an option of the pod replaces one of the same name.
+fn written(
+    own: &PodDnsConfig,
+    lines: &mut Vec<String>,
+    nameservers: &[String],
+    searches: &[String],
+    options: &[String],
+) -> String {
+    for nameserver in nameservers.iter().chain(&own.nameservers) {
+        lines.push(format!("nameserver {nameserver}"));
+    }
+    let mut all = Vec::<&str>::new();
+    for search in searches.iter().chain(&own.searches) {
+        if !all.contains(&search.as_str()) {
+            all.push(search);
+        }
+    }
+    if !all.is_empty() {
+        lines.push(format!("search {}", all.join(" ")));
+    }
+    let replaced = |option: &&String| {
+        let name = option.split(':').next();
+        !own.options.iter().any(|own| Some(own.name.as_str()) == name)
+    };
+    let kept = options.iter().filter(replaced).cloned();
+    let added = own.options.iter().map(|option| match &option.value {
+        Some(value) => format!("{}:{value}", option.name),
+        None => option.name.clone(),
+    });
+    let options: Vec<String> = kept.chain(added).collect();
+    if !options.is_empty() {
+        lines.push(format!("options {}", options.join(" ")));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_proto::core::v1::{HostAlias, PodDnsConfigOption};
+
+    use super::*;
+
+    fn names(dns: &[[u8; 4]]) -> Names {
+        Names {
+            cluster_dns: dns.iter().map(|octets| (*octets).into()).collect(),
+            cluster_domain: "cluster.local".to_owned(),
+            resolv_conf: "# x\nnameserver 192.0.2.1\nsearch example.org\noptions rotate\n".to_owned(),
+        }
+    }
+
+    fn pod(policy: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.meta_mut().name = "web-0".to_owned();
+        pod.meta_mut().namespace = "shop".to_owned();
+        pod.spec_mut().dns_policy = policy.to_owned();
+        pod
+    }
+
+    #[test]
+    fn resolv_conf_follows_the_policy() {
+        let dns = names(&[[10, 96, 0, 10]]);
+        let cluster = "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local example.org\n\
+                       options ndots:5\n";
+        let node = "nameserver 192.0.2.1\nsearch example.org\noptions rotate\n";
+        assert_eq!(resolv_conf(&pod("ClusterFirst"), &dns), cluster);
+        assert_eq!(resolv_conf(&pod("Default"), &dns), node);
+        assert_eq!(resolv_conf(&pod("ClusterFirst"), &names(&[])), node);
+        assert!(
+            misses_cluster_dns(&pod("ClusterFirst"), &names(&[]))
+                && !misses_cluster_dns(&pod("Default"), &names(&[]))
+        );
+        assert_eq!(resolv_conf(&pod("None"), &dns), "");
+    }
+
+    #[test]
+    fn a_pods_own_dns_settings_are_added_and_replace_options() {
+        let mut pod = pod("ClusterFirst");
+        let option = |name: &str, value: Option<&str>| PodDnsConfigOption {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        pod.spec_mut().dns_config = Some(PodDnsConfig {
+            nameservers: vec!["192.0.2.9".to_owned()],
+            searches: vec!["cluster.local".to_owned(), "own".to_owned()],
+            options: vec![option("ndots", Some("2")), option("edns0", None)],
+        });
+        let text = resolv_conf(&pod, &names(&[[10, 96, 0, 10]]));
+        assert!(text.starts_with("nameserver 10.96.0.10\nnameserver 192.0.2.9\n"), "{text}");
+        assert!(
+            text.contains("cluster.local example.org own\n") && text.ends_with("options ndots:2 edns0\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn hosts_hold_the_pod_and_its_aliases() {
+        let mut pod = pod("");
+        pod.spec_mut().subdomain = "web".to_owned();
+        pod.spec_mut().host_aliases =
+            vec![HostAlias { ip: "192.0.2.5".to_owned(), hostnames: vec!["a".to_owned(), "b".to_owned()] }];
+        let spec = spec(&pod, &[[10, 32, 1, 2].into()], &names(&[]));
+        assert!(
+            spec.hosts.contains("10.32.1.2\tweb-0.web.shop.svc.cluster.local\tweb-0\n"),
+            "{}",
+            spec.hosts
+        );
+        assert!(spec.hosts.ends_with("192.0.2.5\ta\tb\n"));
+        assert_eq!(spec.hostname, "web-0");
+        pod.meta_mut().name = format!("{}-tail", "x".repeat(62));
+        assert_eq!(hostname(&pod), "x".repeat(62), "cut before the dash");
+    }
+}

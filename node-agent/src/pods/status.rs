@@ -1,0 +1,232 @@
+//! A pod's status, from what is wanted, what is seen and what was said before. Pure.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use weir_proto::core::v1::{
+    self as core, Container, ContainerState as State, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, HostIp, Pod, PodCondition, PodIp, PodStatus,
+};
+use weir_proto::meta::v1::Time;
+use weir_runtime::{ContainerState, ContainerStatus, Exit};
+
+use super::observed::{Observed, exit, is_sidecar, runs_again};
+use super::phase::{self, Verdict};
+use super::resources;
+
+/// The status to write. Fields of others (`nominatedNodeName`, foreign conditions) stay as they are in `pod`.
+pub(super) fn status(
+    pod: &Pod,
+    seen: &Observed,
+    addresses: &[IpAddr],
+    host: IpAddr,
+    now: Timestamp,
+) -> PodStatus {
+    let verdict = phase::verdict(pod, seen, now);
+    let time = Time::from_unix(now.as_second());
+    let mut status = pod.status().clone();
+    status.phase = phase::phase(pod, seen, &verdict).to_owned();
+    if let Verdict::Failed { reason, message } = &verdict {
+        status.reason.clone_from(reason);
+        status.message.clone_from(message);
+    }
+    status.observed_generation = pod.meta().generation;
+    status.start_time = status.start_time.or(Some(time));
+    status.host_ip = host.to_string();
+    status.host_ips = vec![HostIp { ip: host.to_string() }];
+    if let Some(first) = addresses.first() {
+        status.pod_ip = first.to_string();
+        status.pod_ips = addresses.iter().map(|address| PodIp { ip: address.to_string() }).collect();
+    }
+    status.qos_class = resources::qos(pod.spec()).as_str().to_owned();
+    let container_statuses = |containers: &[Container], is_init| {
+        containers.iter().map(|container| container_status(pod, container, is_init, seen, now)).collect()
+    };
+    // A pod that has ended keeps what was said of its containers once nothing of them is left here.
+    if matches!(verdict, Verdict::Runs { .. }) || !seen.runs.is_empty() {
+        status.init_container_statuses = container_statuses(&pod.spec().init_containers, true);
+        status.container_statuses = container_statuses(&pod.spec().containers, false);
+    }
+    for condition in conditions(pod, seen, &verdict) {
+        set_condition(&mut status.conditions, condition, time);
+    }
+    status
+}
+
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    is_init: bool,
+    seen: &Observed,
+    now: Timestamp,
+) -> core::ContainerStatus {
+    let name = &container.name;
+    let latest = seen.latest(name);
+    let previous = seen.previous_exit(name).map(|(run, exit)| terminated(run, exit));
+    let waiting = waiting(pod, container, is_init, seen, now);
+    let (state, last) = match (latest, waiting) {
+        // The run that ended becomes the last state while the next one is waited for.
+        (Some(run), Some(waiting)) => (waiting, exit(run).map(|exit| terminated(run, exit)).or(previous)),
+        (None, Some(waiting)) => (waiting, previous),
+        (Some(run), None) => (present(run), previous),
+        (None, None) => (State::default(), previous),
+    };
+    let ready = match (is_init, latest.and_then(exit)) {
+        (true, Some(exit)) => !is_sidecar(container) && exit.code == 0,
+        _ => seen.is_ready(name),
+    };
+    core::ContainerStatus {
+        name: name.clone(),
+        state: Some(state),
+        last_state: Some(last.unwrap_or_default()),
+        ready,
+        restart_count: latest.map_or(0, |run| i32::try_from(run.key.restart).unwrap_or(i32::MAX)),
+        image: container.image.clone(),
+        image_id: latest.map_or_else(String::new, |run| image_id(&run.image, &run.image_digest)),
+        container_id: latest.map_or_else(String::new, |run| format!("weir://{}", run.id)),
+        started: Some(seen.is_started(name)),
+        ..core::ContainerStatus::default()
+    }
+}
+
+/// Why the container does not run, if it is to run.
+fn waiting(
+    pod: &Pod,
+    container: &Container,
+    is_init: bool,
+    seen: &Observed,
+    now: Timestamp,
+) -> Option<State> {
+    let say = |reason: &str, message: String| {
+        Some(State {
+            waiting: Some(ContainerStateWaiting { reason: reason.to_owned(), message }),
+            ..State::default()
+        })
+    };
+    if seen.is_running(&container.name) {
+        return None;
+    }
+    if let Some(failure) = seen.starts.get(&container.name) {
+        // Kubernetes names the first failed pull and the waiting for the next one differently.
+        return match failure.reason.as_str() {
+            "ErrImagePull" if failure.attempts > 1 => say(
+                "ImagePullBackOff",
+                format!("Back-off pulling image \"{}\": {}", container.image, failure.message),
+            ),
+            reason => say(reason, failure.message.clone()),
+        };
+    }
+    match seen.latest(&container.name).map(|run| &run.state) {
+        None => {
+            let setup = seen.setup.as_ref().map_or_else(String::new, |failure| failure.message.clone());
+            let first = if pod.spec().init_containers.is_empty() || is_init {
+                "ContainerCreating"
+            } else {
+                "PodInitializing"
+            };
+            say(first, setup)
+        }
+        Some(ContainerState::Created { .. }) => say("ContainerCreating", String::new()),
+        Some(ContainerState::Exited(exit)) if runs_again(pod, container, is_init, exit) => {
+            let wait = seen.restart_at(&container.name, exit).duration_since(now).as_secs();
+            let pod_name = format!("{}_{}({})", pod.meta().name, pod.meta().namespace, pod.meta().uid);
+            let back_off = seen.restart_at(&container.name, exit).duration_since(exit.finished_at).as_secs();
+            let message =
+                format!("back-off {back_off}s restarting failed container={} pod={pod_name}", container.name);
+            if wait > 0 { say("CrashLoopBackOff", message) } else { None }
+        }
+        Some(_) => None,
+    }
+}
+
+fn present(run: &ContainerStatus) -> State {
+    match &run.state {
+        ContainerState::Running { started_at, .. } => State {
+            running: Some(ContainerStateRunning {
+                started_at: Some(Time::from_unix(started_at.as_second())),
+            }),
+            ..State::default()
+        },
+        ContainerState::Exited(exit) => terminated(run, exit),
+        ContainerState::Created { .. } => State::default(),
+    }
+}
+
+fn terminated(run: &ContainerStatus, exit: &Exit) -> State {
+    let time = |time: Timestamp| Some(Time::from_unix(time.as_second()));
+    State {
+        terminated: Some(ContainerStateTerminated {
+            container_id: format!("weir://{}", run.id),
+            exit_code: exit.code,
+            signal: exit.signal.unwrap_or(0),
+            reason: exit.reason.as_str().to_owned(),
+            message: String::new(),
+            started_at: exit.started_at.and_then(time),
+            finished_at: time(exit.finished_at),
+        }),
+        ..State::default()
+    }
+}
+
+/// "weir.dev/echo:1" and a digest: "weir.dev/echo@sha256:…".
+fn image_id(reference: &str, digest: &str) -> String {
+    let name = reference.split('@').next().unwrap_or(reference);
+    let tag = name.rfind(':').filter(|colon| !name[*colon..].contains('/'));
+    format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
+}
+
+fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict) -> Vec<PodCondition> {
+    let condition = |kind: &str, holds: bool, reason: &str, message: String| PodCondition {
+        r#type: kind.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        reason: if holds { "" } else { reason }.to_owned(),
+        message: if holds { String::new() } else { message },
+        observed_generation: pod.meta().generation,
+        ..PodCondition::default()
+    };
+    let names = |names: &[String]| format!("[{}]", names.join(" "));
+    let incomplete = phase::incomplete_init(pod, seen);
+    let initialized = phase::is_initialized(pod, seen) || *verdict == Verdict::Succeeded;
+    let sidecars = pod.spec().init_containers.iter().filter(|container| is_sidecar(container));
+    let unready: Vec<String> = sidecars
+        .chain(&pod.spec().containers)
+        .filter(|container| !seen.is_ready(&container.name))
+        .map(|container| container.name.clone())
+        .collect();
+    let (ready, why, message) = match verdict {
+        Verdict::Succeeded => (false, "PodCompleted", String::new()),
+        Verdict::Failed { .. } => (false, "PodFailed", String::new()),
+        Verdict::Runs { .. } => {
+            let message = format!("containers with unready status: {}", names(&unready));
+            (unready.is_empty() && initialized, "ContainersNotReady", message)
+        }
+    };
+    let message_init = format!("containers with incomplete status: {}", names(&incomplete));
+    let setup = seen.setup.as_ref().map_or_else(String::new, |failure| failure.message.clone());
+    vec![
+        PodCondition { ..condition("PodScheduled", true, "", String::new()) },
+        condition("PodReadyToStartContainers", seen.sandbox && seen.attached, "", setup),
+        condition("Initialized", initialized, "ContainersNotInitialized", message_init),
+        condition("ContainersReady", ready, why, message.clone()),
+        condition("Ready", ready, why, message),
+    ]
+}
+
+fn set_condition(conditions: &mut Vec<PodCondition>, mut new: PodCondition, now: Time) {
+    match conditions.iter_mut().find(|old| old.r#type == new.r#type) {
+        Some(old) => {
+            let kept = if old.status == new.status { old.last_transition_time } else { None };
+            new.last_transition_time = Some(kept.unwrap_or(now));
+            new.last_probe_time = old.last_probe_time;
+            *old = new;
+        }
+        None => {
+            new.last_transition_time = Some(now);
+            conditions.push(new);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
