@@ -8,6 +8,7 @@
 mod json;
 mod kinds;
 mod names;
+mod schema;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pool = compiler.descriptor_pool();
     fs::write(out.join("json.rs"), json::generate(&pool)?)?;
     fs::write(out.join("kinds.rs"), kinds::generate(&pool)?)?;
+    fs::write(out.join("schema.rs"), schema::generate(&pool)?)?;
     Ok(())
 }
 

@@ -216,7 +216,7 @@ fn nearest(word: &str) -> Option<&'static str> {
 }
 
 /// Levenshtein's, a row at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
     // Nobody's kind is longer; what a user typed may be.
     if a.len() > 64 {
         return usize::MAX / 3;

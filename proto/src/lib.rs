@@ -5,6 +5,7 @@
 //! - their JSON in Kubernetes' shape ([`json`]),
 //! - the [`Kind`] of each message that declares `(weir.kind)`, from which storage keys, REST paths, discovery,
 //!   table output and the command line's names follow,
+//! - what fields there are, with their comments ([`schema`]),
 //! - clients and servers of the gRPC services in [`weir::v1`].
 //!
 //! # Adding a kind
@@ -21,6 +22,7 @@
 pub mod fields;
 pub mod json;
 pub mod labels;
+pub mod schema;
 pub mod status;
 pub mod table;
 pub mod yaml;
