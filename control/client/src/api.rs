@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use weir_proto::Resource;
 use weir_proto::core::v1::{Binding, Pod};
+use weir_proto::policy::v1::Eviction;
 use weir_proto::weir::v1::{KindRef, Object};
 
 use crate::Result;
@@ -209,6 +210,13 @@ impl Api<Pod> {
         let namespace = binding.metadata.as_ref().map_or("", |meta| meta.namespace.as_str());
         let message = object(kind, prost::Message::encode_to_vec(binding));
         self.verbs.create(namespace, pod, "binding", message).await.map(drop)
+    }
+
+    /// Asks for a pod to be deleted, unless that would break a promise of how many keep running.
+    pub async fn evict(&self, pod: &str, eviction: &Eviction) -> Result<()> {
+        let kind = Eviction::KIND.to_ref();
+        let message = object(kind, prost::Message::encode_to_vec(eviction));
+        self.verbs.create(&eviction.meta().namespace, pod, "eviction", message).await.map(drop)
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Client {
     field_manager: Arc<str>,
     on_warning: Option<OnWarning>,
     leadership: Option<Leadership>,
+    timeout: Duration,
 }
 
 /// One request, as messages name it.
@@ -74,6 +75,7 @@ impl Client {
             field_manager: Arc::from("weir"),
             on_warning: None,
             leadership: None,
+            timeout: REQUEST_TIMEOUT,
         }
     }
 
@@ -94,6 +96,12 @@ impl Client {
     /// Warnings of the server go to `callback` rather than to the log.
     pub fn with_warnings(mut self, callback: impl Fn(&str) + Send + Sync + 'static) -> Client {
         self.on_warning = Some(Arc::new(callback));
+        self
+    }
+
+    /// How long one request may take; watches and other streams, once they began, as long as they like.
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Client {
+        self.timeout = timeout;
         self
     }
 
@@ -159,7 +167,7 @@ impl Client {
             }
             let transport = self.transport();
             let client = ResourcesClient::new(transport.clone()).max_decoding_message_size(LONGEST_MESSAGE);
-            let answer = tokio::time::timeout(REQUEST_TIMEOUT, send(client, Request::new(message.clone())));
+            let answer = tokio::time::timeout(self.timeout, send(client, Request::new(message.clone())));
             let status = match answer.await {
                 Ok(Ok(response)) => {
                     self.warn(&response);
@@ -168,7 +176,7 @@ impl Client {
                 Ok(Err(status)) => status,
                 Err(_) => {
                     let server = transport.server().to_owned();
-                    let seconds = REQUEST_TIMEOUT.as_secs();
+                    let seconds = self.timeout.as_secs();
                     return Err(Error::Timeout { operation: call.to_string(), server, seconds });
                 }
             };

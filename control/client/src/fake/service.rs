@@ -78,6 +78,12 @@ impl Resources for FakeServer {
         if wanted.subresource == "binding" {
             return self.bind(kind, &wanted, &payload(request.object)?);
         }
+        if wanted.subresource == "eviction" {
+            let condition = Condition::default();
+            return answer(
+                self.change(|state| state.delete(kind, &wanted.namespace, &wanted.name, &condition)),
+            );
+        }
         let mut object = decoded(kind, request.object)?;
         if kind.namespaced && object.meta().namespace.is_empty() {
             object.meta_mut().namespace = wanted.namespace;
