@@ -111,16 +111,12 @@ impl<R: Resource> Api<R> {
             self.verbs.client.error(&format!("watch {}", self.verbs.kind.plural), status)
         })?;
         let revision = event.resource_version.clone();
-        let event = watch::typed(event, |object| self.decode("watch", object))?
+        let mut event = watch::typed(event, |object| self.decode("watch", object))?
             .ok_or_else(|| self.verbs.undecodable("watch", "the event has no type or no object"))?;
-        // The last state of a deleted object is older than its deletion.
-        Ok(match event {
-            watch::WatchEvent::Deleted(mut object) if !revision.is_empty() => {
-                object.meta_mut().resource_version = revision;
-                watch::WatchEvent::Deleted(object)
-            }
-            event => event,
-        })
+        if let watch::WatchEvent::Deleted(object) = &mut event {
+            watch::date_deletion(object.meta_mut(), revision);
+        }
+        Ok(event)
     }
 
     pub async fn create(&self, resource: &R) -> Result<R> {

@@ -63,8 +63,13 @@ impl DynamicApi {
         let event = event.map_err(|status| {
             self.verbs.client.error(&format!("watch {}", self.verbs.kind.plural), status)
         })?;
-        watch::typed(event, |object| self.decode("watch", object))?
-            .ok_or_else(|| self.verbs.undecodable("watch", "the event has no type or no object"))
+        let revision = event.resource_version.clone();
+        let mut event = watch::typed(event, |object| self.decode("watch", object))?
+            .ok_or_else(|| self.verbs.undecodable("watch", "the event has no type or no object"))?;
+        if let WatchEvent::Deleted(object) = &mut event {
+            watch::date_deletion(object.meta_mut(), revision);
+        }
+        Ok(event)
     }
 
     pub async fn create(&self, resource: &dyn Object) -> Result<Box<dyn Object>> {

@@ -1,6 +1,7 @@
 //! Events of a watch, typed.
 
 use futures::stream::BoxStream;
+use weir_proto::meta::v1::ObjectMeta;
 use weir_proto::weir::v1 as wire;
 use weir_proto::{Object, Resource};
 
@@ -38,6 +39,13 @@ impl WatchEvent<Box<dyn Object>> {
                 Some(object.as_ref())
             }
         }
+    }
+}
+
+/// The last state of a deleted object is older than its deletion.
+pub(crate) fn date_deletion(meta: &mut ObjectMeta, revision: String) {
+    if !revision.is_empty() {
+        meta.resource_version = revision;
     }
 }
 

@@ -62,6 +62,16 @@ impl FakeServer {
         self.change(|state| state.refuse_writes = on);
     }
 
+    /// Objects of this kind cannot be created, as if a quota were used up.
+    pub fn refuse_creation<R: Resource>(&self) {
+        self.change(|state| state.refuse_creation = Some(R::KIND));
+    }
+
+    /// How often creation was refused because of [`FakeServer::refuse_creation`].
+    pub fn refusals(&self) -> usize {
+        self.state().refusals
+    }
+
     /// Every watch ends now.
     pub fn break_watches(&self) {
         self.change(|state| state.epoch += 1);

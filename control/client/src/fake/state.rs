@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) compacted: i64,
     pub(super) conflicts: usize,
     pub(super) refuse_writes: bool,
+    pub(super) refuse_creation: Option<&'static Kind>,
+    pub(super) refusals: usize,
     pub(super) watches_paused: bool,
     pub(super) epoch: u64,
     pub(super) writes: u64,
@@ -61,6 +63,10 @@ impl State {
 
     pub(super) fn create(&mut self, kind: &'static Kind, mut object: Box<dyn Object>) -> Answer {
         self.writable()?;
+        if self.refuse_creation == Some(kind) {
+            self.refusals += 1;
+            return Err(ApiError::forbidden(format!("{} are forbidden: exceeded quota", kind.plural)));
+        }
         let revision = self.revision + 1;
         let meta = object.meta_mut();
         if meta.name.is_empty() {

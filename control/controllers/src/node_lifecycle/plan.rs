@@ -111,7 +111,7 @@ fn taints(
     let mut held_back = None;
     if let Some(key) = down {
         wanted.push((key, NO_SCHEDULE));
-        let there = spec.taints.iter().any(|taint| is_ours_to_evict(taint));
+        let there = spec.taints.iter().any(is_ours_to_evict);
         match observed.evict_from {
             Some(from) if there || from <= now => wanted.push((key, NO_EXECUTE)),
             Some(from) => held_back = Some(Duration::from_secs((from.unix() - now.unix()).max(1) as u64)),

@@ -8,7 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use weir_client::{Client, ObjectKey, Recorder};
+use weir_client::{Change, Client, ObjectKey, Recorder};
 use weir_proto::apps::v1::ReplicaSet;
 use weir_proto::core::v1::Pod;
 use weir_proto::labels::Selector;
@@ -29,9 +29,33 @@ pub(crate) fn runner(client: &Client, caches: &Caches, workers: usize) -> Runner
     let events = Recorder::new(client, "replicaset-controller", "");
     let controller = ReplicaSetController { client: client.clone(), caches: caches.clone(), events };
     let of_pod = caches.clone();
-    Runner::new(controller, workers)
-        .on_each(&caches.replica_sets)
-        .on(&caches.pods, move |change| change.states().flat_map(|pod| owners_of(&of_pod, pod)).collect())
+    Runner::new(controller, workers).on_each(&caches.replica_sets).on(&caches.pods, move |change| {
+        match matters(change) {
+            true => change.states().flat_map(|pod| owners_of(&of_pod, pod)).collect(),
+            false => Vec::new(),
+        }
+    })
+}
+
+/// Most of what happens to a pod (it is put on a node, its containers start) changes nothing for its set.
+fn matters(change: &Change<Pod>) -> bool {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
+    seen(old) != seen(new)
+}
+
+/// All that a set's status, its claims and the number of its pods depend on.
+fn seen(pod: &Pod) -> impl PartialEq + '_ {
+    let meta = pod.meta();
+    let ready =
+        pods::condition(pod, "Ready").map(|condition| (&condition.status, condition.last_transition_time));
+    (
+        &meta.uid,
+        &meta.labels,
+        &meta.owner_references,
+        pods::is_terminating(pod),
+        pods::is_terminal(pod),
+        ready,
+    )
 }
 
 fn owners_of(caches: &Caches, pod: &Pod) -> Vec<ObjectKey> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 use weir_client::fake::FakeServer;
-use weir_client::{Informer, Notice};
+use weir_client::{Informer, Notice, ObjectKey};
 use weir_proto::apps::v1::ReplicaSet;
-use weir_proto::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use weir_proto::core::v1::{Event, Pod, PodCondition, PodTemplateSpec};
 use weir_proto::meta::v1::{LabelSelector, ObjectMeta, Time};
 
 use super::plan::{Observed, Plan, plan, status};
@@ -160,6 +160,39 @@ async fn the_loop_creates_adopts_releases_and_deletes() {
     server.put(&set);
     until(&caches.pods, |pods| ours(pods) == 1).await;
     assert!(server.get::<Pod>("ns", "web-1-2").is_some(), "somebody else's pod is gone");
+    cancel.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn pods_that_are_refused_are_asked_for_once_at_a_time_and_reported() {
+    let server = FakeServer::default();
+    server.refuse_creation::<Pod>();
+    let client = server.client();
+    let caches = Caches::start(&client);
+    caches.synced().await;
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(super::runner(&client, &caches, 2).run(cancel.clone()));
+    server.put(&set(100));
+    let failed = |set: Option<&ReplicaSet>| {
+        set.is_some_and(|set| {
+            set.status().conditions.iter().any(|condition| condition.reason == "FailedCreate")
+        })
+    };
+    let soon = Duration::from_secs(20);
+    caches.replica_sets.wait_for(&ObjectKey::new("ns", "web-1"), soon, failed).await.unwrap();
+    assert!(server.refusals() < 10, "{} pods were asked for at once", server.refusals());
+    let set = server.get::<ReplicaSet>("ns", "web-1").unwrap();
+    assert!(set.status().conditions[0].message.contains("exceeded quota"));
+
+    let events = Informer::start(client.api::<Event>(), weir_client::informer::Options::default());
+    let mut changes = events.subscribe();
+    let told = async {
+        while !events.list().iter().any(|event| event.reason == "FailedCreate") {
+            changes.next().await;
+        }
+    };
+    tokio::time::timeout(soon, told).await.expect("no event tells of it");
     cancel.cancel();
     running.await.unwrap();
 }
