@@ -12,11 +12,11 @@ pub fn workspace() -> PathBuf {
     manifest.parent().map(PathBuf::from).unwrap_or(manifest)
 }
 
-/// `cargo` in the workspace, without what the outer cargo told this process about toolchains.
+/// `cargo` in the workspace, without what the outer cargo or the shell said about toolchains and where to build.
 pub fn cargo() -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(workspace());
-    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+    for name in ["CARGO", "CARGO_TARGET_DIR", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(name);
     }
     command
