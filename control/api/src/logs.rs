@@ -29,7 +29,7 @@ pub(crate) async fn open(
         subresource: "log",
         filter: None,
     };
-    auth::authorize(&context.user, &access, registry)?;
+    auth::authorize(&context.user, &access, registry).await?;
     target.subresource.clear();
     let found = registry.get(&Context::system(), &target).await?;
     let spec = found.typed::<Pod>().and_then(|pod| pod.spec.as_ref());

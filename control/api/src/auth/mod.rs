@@ -98,12 +98,12 @@ pub(crate) struct Access<'a> {
 }
 
 /// Decides; a refusal says who was refused what.
-pub(crate) fn authorize(user: &User, access: &Access<'_>, registry: &Registry) -> Result<(), ApiError> {
+pub(crate) async fn authorize(user: &User, access: &Access<'_>, registry: &Registry) -> Result<(), ApiError> {
     if user.is_in(MASTERS) {
         return Ok(());
     }
     let denied = match user.node_name() {
-        Some(node_name) => match node::allows(node_name, access, registry) {
+        Some(node_name) => match node::allows(node_name, access, registry).await {
             Ok(()) => return Ok(()),
             Err(reason) => format!(": {reason}"),
         },

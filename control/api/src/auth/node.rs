@@ -11,7 +11,19 @@ use crate::strategy::pod_spec::References;
 const LEASES: &str = "kube-node-lease";
 
 /// `Err` with the reason of the refusal.
-pub(super) fn allows(node: &str, access: &Access<'_>, registry: &Registry) -> Result<(), &'static str> {
+pub(super) async fn allows(node: &str, access: &Access<'_>, registry: &Registry) -> Result<(), &'static str> {
+    let refused = match allows_now(node, access, registry) {
+        Err(reason) if matches!(access.kind.plural, "pods" | "configmaps" | "secrets") => reason,
+        decided => return decided,
+    };
+    // The pod may have been bound, through another server, a moment ago.
+    match registry.cache_of::<Pod>() {
+        Ok(pods) if matches!(pods.fresh().await, Ok(true)) => allows_now(node, access, registry),
+        _ => Err(refused),
+    }
+}
+
+fn allows_now(node: &str, access: &Access<'_>, registry: &Registry) -> Result<(), &'static str> {
     use Verb::{Create, Delete, Get, List, Patch, Update, Watch};
     let own_name = access.name == node || exact(access, "metadata.name") == Some(node);
     match (access.kind.group, access.kind.plural, access.subresource, access.verb) {

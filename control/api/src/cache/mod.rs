@@ -40,6 +40,8 @@ use crate::store_error;
 
 /// How long a reader waits for the cache to reach the store's revision before it is told to come again.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// How long a list waits, before it is read from the store.
+const FRESHNESS: Duration = Duration::from_millis(200);
 /// How long before it asks the store to say how far it is.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -117,12 +119,24 @@ impl KindCache {
         self.reach(1).await
     }
 
-    /// Waits until the cache shows everything that the store held when this was called.
-    pub async fn fresh(&self) -> Result<i64, ApiError> {
-        let revision =
-            self.store.get(&self.kind.prefix(None)).await.map_err(store_error::during("read"))?.revision;
-        self.reach(revision).await?;
-        Ok(revision)
+    /// Waits until the cache shows everything that the store held when this was called. `false` if that takes
+    /// longer than reading from the store: not every etcd tells a watcher that nothing happened.
+    pub async fn fresh(&self) -> Result<bool, ApiError> {
+        self.ready().await?;
+        let revision = self.store_revision().await?;
+        if self.revision() >= revision {
+            return Ok(true);
+        }
+        match timeout(FRESHNESS, self.reach(revision)).await {
+            Ok(reached) => reached.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The store's newest revision.
+    pub async fn store_revision(&self) -> Result<i64, ApiError> {
+        let any = self.store.get(&self.kind.prefix(None)).await;
+        Ok(any.map_err(store_error::during("read"))?.revision)
     }
 
     /// Waits until the cache shows `revision`.
@@ -217,7 +231,11 @@ impl KindCache {
         let triggered = triggered.map(str::to_owned);
         let receiver = state.subscribe(triggered);
         drop(state);
-        Ok(Watcher::new(Arc::downgrade(self), filter, start, receiver, bookmarks))
+        let known = match from {
+            From::Present => 0,
+            From::Revision(revision) => revision,
+        };
+        Ok(Watcher::new(Arc::downgrade(self), filter, start, receiver, known, bookmarks))
     }
 
     fn expired(&self, reason: &str) -> ApiError {

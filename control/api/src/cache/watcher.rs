@@ -46,6 +46,8 @@ pub struct Watcher {
     filter: Filter,
     start: Start,
     receiver: Receiver,
+    /// Changes up to this revision are known to the watcher, even if the cache hears of them only now.
+    known: i64,
     bookmarks: Option<Interval>,
     due: Option<i64>,
 }
@@ -61,6 +63,7 @@ impl Watcher {
         filter: Filter,
         start: Start,
         receiver: Receiver,
+        known: i64,
         bookmarks: bool,
     ) -> Self {
         let bookmarks = bookmarks.then(|| {
@@ -68,7 +71,7 @@ impl Watcher {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
-        Watcher { cache, filter, start, receiver, bookmarks, due: None }
+        Watcher { cache, filter, start, receiver, known, bookmarks, due: None }
     }
 
     /// The next event. After an error, or `None`, there is no other. Safe to cancel.
@@ -84,6 +87,7 @@ impl Watcher {
                 return Some(Ok(WatchEvent::Bookmark { revision }));
             }
             match self.step().await {
+                Step::Event(Some(event)) if event.revision <= self.known => {}
                 Step::Event(Some(event)) => {
                     if let Some((change, object)) = event.seen_through(&self.filter) {
                         return Some(Ok(WatchEvent::Change { change, object }));
@@ -91,7 +95,7 @@ impl Watcher {
                 }
                 Step::Event(None) => return self.cut(),
                 // The revision is read first: what led to it is then in the queue, and is delivered before it.
-                Step::Tick => self.due = Some(self.cache.upgrade()?.revision()),
+                Step::Tick => self.due = Some(self.cache.upgrade()?.revision().max(self.known)),
             }
         }
     }

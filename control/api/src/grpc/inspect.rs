@@ -42,7 +42,7 @@ impl Inspect for InspectFace {
             subresource: "",
             filter: None,
         };
-        auth::authorize(&user, &access, &self.registry)?;
+        auth::authorize(&user, &access, &self.registry).await?;
         let channel = self.agents.connect(&request.node_name).await?;
         let mut client = InspectClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
         let mut call = Request::new(request);

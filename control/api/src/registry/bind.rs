@@ -18,7 +18,7 @@ impl Registry {
         target: &Target,
         body: Box<dyn Object>,
     ) -> Result<Written, ApiError> {
-        self.authorize(context, Verb::Create, target)?;
+        self.authorize(context, Verb::Create, target).await?;
         self.check_target(target)?;
         match target.subresource.as_str() {
             "binding" => self.bind(context, target, expect_body(body)?).await,

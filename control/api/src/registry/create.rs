@@ -47,12 +47,12 @@ impl Registry {
         mut object: Box<dyn Object>,
     ) -> Result<Written, ApiError> {
         object.meta().name.clone_into(&mut target.name);
-        self.authorize(context, Verb::Create, &target)?;
+        self.authorize(context, Verb::Create, &target).await?;
         let entry = self.entry(target.kind)?;
         let strategy = entry.strategy.as_ref();
         self.check_new(context, &target, object.as_ref()).await?;
 
-        let warnings = strategy.warnings(object.as_ref());
+        let warnings = warnings(strategy, object.as_ref());
         let generated = object.meta().name.is_empty() && !object.meta().generate_name.is_empty();
         object.meta_mut().namespace.clone_from(&target.namespace);
         let uid = random::uuid().map_err(|error| ApiError::internal(error.to_string()))?;
@@ -152,6 +152,11 @@ impl Registry {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a controller made repeats what its owner's author was warned about.
+pub(super) fn warnings(strategy: &dyn AnyStrategy, object: &dyn Object) -> Vec<String> {
+    if object.meta().owner_references.is_empty() { strategy.warnings(object) } else { Vec::new() }
 }
 
 fn generate_name(object: &mut dyn Object) -> Result<(), ApiError> {

@@ -75,7 +75,7 @@ impl Registry {
         target: &Target,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
-        self.authorize(context, Verb::Delete, target)?;
+        self.authorize(context, Verb::Delete, target).await?;
         self.check_target(target)?;
         if !target.subresource.is_empty() {
             let message = format!("delete of {}/{}", target.kind.plural, target.subresource);
@@ -109,13 +109,11 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Vec<Deleted>, ApiError> {
         let filter = list::filter(kind, &query.namespace, &query.label_selector, &query.field_selector)?;
-        self.authorize_filtered(context, Verb::DeleteCollection, kind, &filter)?;
+        self.authorize_filtered(context, Verb::DeleteCollection, kind, &filter).await?;
         if kind == Namespace::KIND {
             return Err(ApiError::method_not_allowed("namespaces are deleted one by one"));
         }
-        let cache = &self.entry(kind)?.cache;
-        cache.fresh().await?;
-        let (_, objects) = cache.list(&filter);
+        let objects = self.first_page(kind, &filter, 0, false).await?.items;
         stream::iter(objects)
             .map(|object| {
                 let meta = object.object.meta();

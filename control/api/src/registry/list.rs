@@ -94,7 +94,7 @@ pub(super) fn filter(
 }
 
 impl Registry {
-    pub(super) fn authorize_filtered(
+    pub(super) async fn authorize_filtered(
         &self,
         context: &Context,
         verb: Verb,
@@ -109,7 +109,7 @@ impl Registry {
             subresource: "",
             filter: Some(filter),
         };
-        auth::authorize(&context.user, &access, self)
+        auth::authorize(&context.user, &access, self).await
     }
 
     /// `list`
@@ -120,48 +120,63 @@ impl Registry {
         query: &ListQuery,
     ) -> Result<ListPage, ApiError> {
         let filter = filter(kind, &query.namespace, &query.label_selector, &query.field_selector)?;
-        self.authorize_filtered(context, Verb::List, kind, &filter)?;
+        self.authorize_filtered(context, Verb::List, kind, &filter).await?;
         let cache = &self.entry(kind)?.cache;
         if !query.continue_token.is_empty() {
             let prefix = kind.prefix(Some(&filter.namespace));
             let token = Continue::decode(&query.continue_token, &prefix)?;
-            let page = cache.page(&filter, query.limit, Some(&token.after), Some(token.revision));
-            return match page {
+            return match cache.page(&filter, query.limit, Some(&token.after), Some(token.revision)) {
                 Some(page) => Ok(answer(page)),
-                None => self.page_of_the_past(kind, &filter, query.limit, token).await,
+                None => {
+                    self.page_of_store(kind, &filter, query.limit, Some(token.revision), Some(token.after))
+                        .await
+                }
             };
         }
         if query.any_version {
             cache.ready().await?;
-        } else {
-            cache.fresh().await?;
         }
-        cache
-            .page(&filter, query.limit, None, None)
-            .map(answer)
-            .ok_or_else(|| ApiError::internal("a list at no revision in particular was refused"))
+        self.first_page(kind, &filter, query.limit, query.any_version).await
     }
 
-    async fn page_of_the_past(
+    /// From the cache, if it is as new as the store or may be older; else from the store.
+    pub(super) async fn first_page(
         &self,
         kind: &'static Kind,
         filter: &Filter,
         limit: usize,
-        token: Continue,
+        any_version: bool,
+    ) -> Result<ListPage, ApiError> {
+        let cache = &self.entry(kind)?.cache;
+        if (any_version || cache.fresh().await?)
+            && let Some(page) = cache.page(filter, limit, None, None)
+        {
+            return Ok(answer(page));
+        }
+        self.page_of_store(kind, filter, limit, None, None).await
+    }
+
+    async fn page_of_store(
+        &self,
+        kind: &'static Kind,
+        filter: &Filter,
+        limit: usize,
+        mut revision: Option<i64>,
+        mut after: Option<String>,
     ) -> Result<ListPage, ApiError> {
         let prefix = kind.prefix(Some(&filter.namespace));
         let mut items: Vec<Arc<CachedObject>> = Vec::new();
-        let mut after = token.after;
         loop {
             let missing = if limit == 0 { CHUNK } else { limit - items.len() };
             // With a selector most of what is read may not match.
             let chunk = if filter.is_selective() { missing.max(CHUNK) } else { missing };
-            let options =
-                ListOptions { revision: Some(token.revision), limit: chunk, after: Some(after.clone()) };
+            let options = ListOptions { revision, limit: chunk, after: after.clone() };
             let page = self.inner.store.list(&prefix, options).await.map_err(store_error::during("list"))?;
+            // Further chunks must show the same moment.
+            revision = Some(page.revision);
             let last_read = page.items.len();
             for (index, kv) in page.items.iter().enumerate() {
-                after.clone_from(&kv.key);
+                after = Some(kv.key.clone());
                 let object = decode(kind, kv)?;
                 if filter.matches(&object) {
                     items.push(Arc::new(object));
@@ -171,13 +186,14 @@ impl Registry {
                 if limit > 0 && items.len() == limit && behind > 0 {
                     let remaining =
                         (!filter.is_selective()).then(|| i64::try_from(behind).unwrap_or(i64::MAX));
-                    let continue_token = Continue { revision: token.revision, after }.encode();
-                    return Ok(ListPage { revision: token.revision, items, continue_token, remaining });
+                    let token = Continue { revision: page.revision, after: kv.key.clone() };
+                    let (revision, continue_token) = (page.revision, token.encode());
+                    return Ok(ListPage { revision, items, continue_token, remaining });
                 }
             }
             if !page.more {
                 let continue_token = String::new();
-                return Ok(ListPage { revision: token.revision, items, continue_token, remaining: None });
+                return Ok(ListPage { revision: page.revision, items, continue_token, remaining: None });
             }
         }
     }

@@ -156,7 +156,7 @@ impl Registry {
         })
     }
 
-    fn authorize(&self, context: &Context, verb: Verb, target: &Target) -> Result<(), ApiError> {
+    async fn authorize(&self, context: &Context, verb: Verb, target: &Target) -> Result<(), ApiError> {
         let access = Access {
             verb,
             kind: target.kind,
@@ -165,7 +165,7 @@ impl Registry {
             subresource: &target.subresource,
             filter: None,
         };
-        auth::authorize(&context.user, &access, self)
+        auth::authorize(&context.user, &access, self).await
     }
 
     /// Checks that a target can be meant: a name, a namespace where the kind has one, a subresource that exists.
@@ -198,7 +198,7 @@ impl Registry {
 
     /// `get`
     pub async fn get(&self, context: &Context, target: &Target) -> Result<Arc<CachedObject>, ApiError> {
-        self.authorize(context, Verb::Get, target)?;
+        self.authorize(context, Verb::Get, target).await?;
         self.check_target(target)?;
         self.entry(target.kind)?;
         let cached = self.read(target).await?;

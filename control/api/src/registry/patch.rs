@@ -7,7 +7,7 @@ use weir_proto::Object;
 use weir_proto::autoscaling::v1::Scale;
 use weir_proto::status::ApiError;
 
-use super::create::expect_body;
+use super::create::{self, expect_body};
 use super::update::{check_preconditions, replace};
 use super::{Context, FieldValidation, Registry, Target, Written, scale, strategic};
 use crate::auth::Verb;
@@ -99,7 +99,7 @@ impl Registry {
         patch_type: PatchType,
         patch: &[u8],
     ) -> Result<Written, ApiError> {
-        self.authorize(context, Verb::Patch, target)?;
+        self.authorize(context, Verb::Patch, target).await?;
         self.check_target(target)?;
         let strategy = self.entry(target.kind)?.strategy.as_ref();
         let patch = Parsed::read(patch_type, patch)?;
@@ -117,7 +117,7 @@ impl Registry {
                 let new = patched(context, &patch, current, &mut warnings)?;
                 check_written(target, Some(new.meta()), current)?;
                 if target.subresource.is_empty() {
-                    warnings.extend(strategy.warnings(new.as_ref()));
+                    warnings.extend(create::warnings(strategy, new.as_ref()));
                 }
                 replace(strategy, &target.subresource, current.object.as_ref(), new)
             })

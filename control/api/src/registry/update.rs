@@ -41,7 +41,7 @@ impl Registry {
         if target.name.is_empty() {
             target.name.clone_from(&object.meta().name);
         }
-        self.authorize(context, Verb::Update, &target)?;
+        self.authorize(context, Verb::Update, &target).await?;
         self.check_target(&target)?;
         check_names(&target, object.meta())?;
         let strategy = self.entry(target.kind)?.strategy.as_ref();
@@ -58,8 +58,11 @@ impl Registry {
             errors.invalid(&path, 0, "must be specified for an update");
             create::finish(strategy, object.as_ref(), errors)?;
         }
-        let warnings =
-            if target.subresource.is_empty() { strategy.warnings(object.as_ref()) } else { Vec::new() };
+        let warnings = if target.subresource.is_empty() {
+            create::warnings(strategy, object.as_ref())
+        } else {
+            Vec::new()
+        };
         let object = self
             .change(context, &target, |current| {
                 check_preconditions(&target, &object.meta().uid, &object.meta().resource_version, current)?;
@@ -202,8 +205,9 @@ pub(super) fn replace(
 fn replace_all(strategy: &dyn AnyStrategy, old: &dyn Object, mut new: Box<dyn Object>) -> Box<dyn Object> {
     meta::keep_system_fields(new.meta_mut(), old.meta());
     strategy.copy_status(new.as_mut(), old);
-    strategy.prepare_update(new.as_mut(), old);
+    // First the defaults: what is left out and what is written out must compare as equal.
     strategy.fill_defaults(new.as_mut());
+    strategy.prepare_update(new.as_mut(), old);
     if strategy.generation_moves(new.as_ref(), old) == Some(true) {
         new.meta_mut().generation += 1;
     }

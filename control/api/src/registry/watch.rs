@@ -28,11 +28,12 @@ impl Registry {
         query: &WatchQuery,
     ) -> Result<Watcher, ApiError> {
         let filter = list::filter(kind, &query.namespace, &query.label_selector, &query.field_selector)?;
-        self.authorize_filtered(context, Verb::Watch, kind, &filter)?;
+        self.authorize_filtered(context, Verb::Watch, kind, &filter).await?;
         let cache = &self.entry(kind)?.cache;
         let from = match query.resource_version.as_str() {
             "" => {
-                cache.fresh().await?;
+                // What the cache has not heard of yet follows as changes.
+                let _ = cache.fresh().await?;
                 From::Present
             }
             "0" => {
@@ -44,7 +45,10 @@ impl Registry {
                     ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: not a revision"))
                 })?;
                 // What has not happened yet cannot have been seen: the client met another store.
-                cache.reach(revision).await?;
+                if cache.revision() < revision && cache.store_revision().await? < revision {
+                    return Err(ApiError::timeout(format!("Too large resource version: {revision}")));
+                }
+                cache.ready().await?;
                 From::Revision(revision)
             }
         };

@@ -50,7 +50,7 @@ impl Strategy for Secrets {
             "Opaque".clone_into(&mut secret.r#type);
         }
         for (key, value) in std::mem::take(&mut secret.string_data) {
-            secret.data.insert(key, value.into_bytes().into());
+            secret.data.insert(key, value.into_bytes());
         }
     }
 

@@ -76,7 +76,7 @@ impl Strategy for Nodes {
         if let Some(status) = &mut node.status {
             for (name, capacity) in &status.capacity {
                 if !status.allocatable.contains_key(name) {
-                    status.allocatable.insert(name.clone(), capacity.clone());
+                    status.allocatable.insert(name.clone(), *capacity);
                 }
             }
         }

@@ -45,10 +45,6 @@ impl Strategy for ReplicaSets {
     }
 
     fn warnings(&self, set: &ReplicaSet) -> Vec<String> {
-        // One that a controller made repeats what its owner was warned about.
-        if set.metadata.as_ref().is_some_and(|meta| !meta.owner_references.is_empty()) {
-            return Vec::new();
-        }
         unsupported::in_template(set.spec.as_ref().and_then(|spec| spec.template.as_ref()))
     }
 }

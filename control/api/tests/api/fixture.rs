@@ -14,16 +14,16 @@ use weir_proto::weir::v1::{self as pb, object::Payload, resources_client::Resour
 use weir_proto::{Kind, Resource};
 
 /// Nothing here takes longer, unless it hangs.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-pub struct Cluster {
-    pub server: Server,
+pub(crate) struct Cluster {
+    pub(crate) server: Server,
     _dir: TempDir,
 }
 
 impl Cluster {
     /// A server that is ready.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = weir_store::embedded::open(dir.path().join("store")).unwrap();
         let server = Server::new(Arc::new(store), Config::new(dir.path())).unwrap();
@@ -37,24 +37,20 @@ impl Cluster {
         cluster
     }
 
-    pub fn dir(&self) -> &std::path::Path {
-        self._dir.path()
-    }
-
-    pub fn admin(&self) -> Api {
+    pub(crate) fn admin(&self) -> Api {
         self.as_user(User::system("test"))
     }
 
-    pub fn as_user(&self, user: User) -> Api {
+    pub(crate) fn as_user(&self, user: User) -> Api {
         Api { client: ResourcesClient::new(self.server.in_process(user)) }
     }
 
     /// A REST request of an administrator: code and JSON (or text, as a JSON string).
-    pub async fn rest(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) async fn rest(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         self.rest_with(method, path, "application/json", "application/json", body).await
     }
 
-    pub async fn rest_with(
+    pub(crate) async fn rest_with(
         &self,
         method: &str,
         path: &str,
@@ -80,11 +76,11 @@ impl Cluster {
 
 /// The gRPC client, with the types put back on.
 #[derive(Clone)]
-pub struct Api {
-    pub client: ResourcesClient<InProcess>,
+pub(crate) struct Api {
+    pub(crate) client: ResourcesClient<InProcess>,
 }
 
-pub fn reference(
+pub(crate) fn reference(
     kind: &'static Kind,
     namespace: &str,
     name: &str,
@@ -98,14 +94,14 @@ pub fn reference(
     })
 }
 
-pub fn wire<R: Resource>(object: &R) -> Option<pb::Object> {
+pub(crate) fn wire<R: Resource>(object: &R) -> Option<pb::Object> {
     Some(pb::Object {
         kind: Some(R::KIND.to_ref()),
         payload: Some(Payload::Protobuf(object.encode_to_vec())),
     })
 }
 
-pub fn typed<R: Resource>(object: Option<pb::Object>) -> R {
+pub(crate) fn typed<R: Resource>(object: Option<pb::Object>) -> R {
     match object.unwrap().payload.unwrap() {
         Payload::Protobuf(bytes) => R::decode(&bytes[..]).unwrap(),
         Payload::Json(_) => panic!("JSON over gRPC"),
@@ -113,7 +109,7 @@ pub fn typed<R: Resource>(object: Option<pb::Object>) -> R {
 }
 
 /// An object from YAML.
-pub fn yaml<R: Resource>(text: &str) -> R {
+pub(crate) fn yaml<R: Resource>(text: &str) -> R {
     let documents = weir_proto::yaml::documents(text).unwrap();
     let mut unknown = Vec::new();
     let object = R::KIND.from_json(&documents[0].value, &mut unknown).unwrap();
@@ -122,16 +118,16 @@ pub fn yaml<R: Resource>(text: &str) -> R {
 }
 
 impl Api {
-    pub async fn get<R: Resource>(&self, namespace: &str, name: &str) -> Result<R, ApiError> {
+    pub(crate) async fn get<R: Resource>(&self, namespace: &str, name: &str) -> Result<R, ApiError> {
         let request = pb::GetRequest { r#ref: reference(R::KIND, namespace, name, "") };
         Ok(typed(Some(self.client.clone().get(request).await?.into_inner())))
     }
 
-    pub async fn create<R: Resource>(&self, object: &R) -> Result<R, ApiError> {
+    pub(crate) async fn create<R: Resource>(&self, object: &R) -> Result<R, ApiError> {
         self.create_warned(object).await.map(|(object, _)| object)
     }
 
-    pub async fn create_warned<R: Resource>(&self, object: &R) -> Result<(R, Vec<String>), ApiError> {
+    pub(crate) async fn create_warned<R: Resource>(&self, object: &R) -> Result<(R, Vec<String>), ApiError> {
         let request = pb::CreateRequest {
             r#ref: reference(R::KIND, &object.meta().namespace, "", ""),
             object: wire(object),
@@ -143,11 +139,11 @@ impl Api {
         Ok((typed(Some(response.into_inner())), warnings))
     }
 
-    pub async fn update<R: Resource>(&self, object: &R) -> Result<R, ApiError> {
+    pub(crate) async fn update<R: Resource>(&self, object: &R) -> Result<R, ApiError> {
         self.update_subresource(object, "").await
     }
 
-    pub async fn update_subresource<R: Resource>(
+    pub(crate) async fn update_subresource<R: Resource>(
         &self,
         object: &R,
         subresource: &str,
@@ -161,7 +157,7 @@ impl Api {
         Ok(typed(Some(self.client.clone().update(request).await?.into_inner())))
     }
 
-    pub async fn patch<R: Resource>(
+    pub(crate) async fn patch<R: Resource>(
         &self,
         namespace: &str,
         name: &str,
@@ -177,7 +173,7 @@ impl Api {
         Ok(typed(Some(self.client.clone().patch(request).await?.into_inner())))
     }
 
-    pub async fn delete<R: Resource>(
+    pub(crate) async fn delete<R: Resource>(
         &self,
         namespace: &str,
         name: &str,
@@ -189,7 +185,7 @@ impl Api {
         Ok(typed(self.client.clone().delete(request).await?.into_inner().object))
     }
 
-    pub async fn list<R: Resource>(
+    pub(crate) async fn list<R: Resource>(
         &self,
         namespace: &str,
         change: impl FnOnce(&mut pb::ListRequest),
@@ -205,7 +201,7 @@ impl Api {
         Ok((items.into_iter().map(|item| typed(Some(item))).collect(), response))
     }
 
-    pub async fn watch<R: Resource>(
+    pub(crate) async fn watch<R: Resource>(
         &self,
         namespace: &str,
         change: impl FnOnce(&mut pb::WatchRequest),
@@ -220,31 +216,31 @@ impl Api {
     }
 }
 
-pub struct Events {
+pub(crate) struct Events {
     stream: tonic::Streaming<pb::WatchEvent>,
 }
 
 impl Events {
-    pub async fn next(&mut self) -> Result<pb::WatchEvent, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<pb::WatchEvent, ApiError> {
         let next = tokio::time::timeout(DEADLINE, self.stream.message()).await.expect("an event in time");
         Ok(next?.expect("the stream goes on"))
     }
 
     /// Type and name of the next event; a bookmark has no name.
-    pub async fn next_named<R: Resource>(&mut self) -> (pb::watch_event::Type, String) {
+    pub(crate) async fn next_named<R: Resource>(&mut self) -> (pb::watch_event::Type, String) {
         let event = self.next().await.unwrap();
         let name = event.object.clone().map(|object| typed::<R>(Some(object)).meta().name.clone());
         (event.r#type(), name.unwrap_or_default())
     }
 }
 
-pub fn config_map(name: &str) -> weir_proto::core::v1::ConfigMap {
+pub(crate) fn config_map(name: &str) -> weir_proto::core::v1::ConfigMap {
     yaml(&format!(
         "{{metadata: {{name: {name}, namespace: default, labels: {{name: {name}}}}}, data: {{a: b}}}}"
     ))
 }
 
-pub fn pod(name: &str) -> weir_proto::core::v1::Pod {
+pub(crate) fn pod(name: &str) -> weir_proto::core::v1::Pod {
     yaml(&format!(
         "{{metadata: {{name: {name}, namespace: default}}, spec: {{containers: [{{name: web, image: \"web:1\"}}]}}}}"
     ))

@@ -84,9 +84,9 @@ async fn pages_by_selector_are_full() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     for index in 0..9 {
-        let mut pod = crate::fixture::pod(&format!("p{index}"));
-        pod.meta_mut().labels.insert("odd".to_owned(), (index % 2 == 1).to_string());
-        admin.create(&pod).await.unwrap();
+        let mut made = pod(&format!("p{index}"));
+        made.meta_mut().labels.insert("odd".to_owned(), (index % 2 == 1).to_string());
+        admin.create(&made).await.unwrap();
     }
     let mut seen = Vec::new();
     let mut token = String::new();

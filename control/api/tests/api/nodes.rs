@@ -6,14 +6,6 @@ use weir_proto::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 
 use crate::fixture::{Cluster, config_map, pod, yaml};
 
-async fn eventually_reads(node: &crate::fixture::Api, name: &str) {
-    let deadline = tokio::time::Instant::now() + crate::fixture::DEADLINE;
-    while node.get::<ConfigMap>("default", name).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the node may read {name}");
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn a_node_reads_and_writes_what_is_its_own() {
     let cluster = Cluster::start().await;
@@ -36,7 +28,7 @@ async fn a_node_reads_and_writes_what_is_its_own() {
     admin.create(&config_map("mounted")).await.unwrap();
     let (pods, _) = node.list::<Pod>("", |r| r.field_selector = "spec.nodeName=n1".to_owned()).await.unwrap();
     assert_eq!(pods.len(), 1);
-    eventually_reads(&node, "mounted").await;
+    node.get::<ConfigMap>("default", "mounted").await.unwrap();
     let mut status = pods[0].clone();
     status.status_mut().phase = "Running".to_owned();
     node.update_subresource(&status, "status").await.unwrap();

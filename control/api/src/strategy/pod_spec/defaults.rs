@@ -115,7 +115,7 @@ pub(in crate::strategy) fn requests_from_limits(spec: &mut PodSpec) {
         if let Some(resources) = &mut container.resources {
             for (name, limit) in &resources.limits {
                 if !resources.requests.contains_key(name) {
-                    resources.requests.insert(name.clone(), limit.clone());
+                    resources.requests.insert(name.clone(), *limit);
                 }
             }
         }
