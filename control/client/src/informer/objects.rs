@@ -29,14 +29,15 @@ impl<R> Change<R> {
 }
 
 pub(super) struct Objects<R> {
-    objects: BTreeMap<ObjectKey, Arc<R>>,
+    objects: BTreeMap<Arc<ObjectKey>, Arc<R>>,
     indices: Vec<Index<R>>,
 }
 
 struct Index<R> {
     name: &'static str,
     values: IndexFn<R>,
-    entries: HashMap<String, BTreeSet<ObjectKey>>,
+    /// The objects themselves, so that a large entry is read without looking each of them up.
+    entries: HashMap<String, BTreeMap<Arc<ObjectKey>, Arc<R>>>,
 }
 
 impl<R: Resource> Objects<R> {
@@ -61,13 +62,13 @@ impl<R: Resource> Objects<R> {
     pub(super) fn by_index(&self, name: &str, value: &str) -> Vec<Arc<R>> {
         let index = self.indices.iter().find(|index| index.name == name);
         debug_assert!(index.is_some(), "no index is named {name:?}");
-        let keys = index.and_then(|index| index.entries.get(value)).into_iter().flatten();
-        keys.filter_map(|key| self.get(key)).collect()
+        let objects = index.and_then(|index| index.entries.get(value));
+        objects.map(|objects| objects.values().cloned().collect()).unwrap_or_default()
     }
 
     /// None where the copy held this very revision already.
     pub(super) fn put(&mut self, object: R) -> Option<Change<R>> {
-        let key = ObjectKey::of(&object);
+        let key = Arc::new(ObjectKey::of(&object));
         let object = Arc::new(object);
         let old = self.objects.insert(key.clone(), object.clone());
         if let Some(old) = &old {
@@ -94,8 +95,8 @@ impl<R: Resource> Objects<R> {
     /// The whole state anew: what it does not name is gone.
     pub(super) fn replace(&mut self, objects: Vec<R>) -> Vec<Change<R>> {
         let present: BTreeSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
-        let gone: Vec<ObjectKey> =
-            self.objects.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        let gone: Vec<Arc<ObjectKey>> =
+            self.objects.keys().filter(|key| !present.contains(key.as_ref())).cloned().collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         changes.extend(objects.into_iter().filter_map(|object| self.put(object)));
         changes
@@ -103,17 +104,17 @@ impl<R: Resource> Objects<R> {
 }
 
 impl<R> Index<R> {
-    fn insert(&mut self, key: &ObjectKey, object: &R) {
+    fn insert(&mut self, key: &Arc<ObjectKey>, object: &Arc<R>) {
         for value in (self.values)(object) {
-            self.entries.entry(value).or_default().insert(key.clone());
+            self.entries.entry(value).or_default().insert(key.clone(), object.clone());
         }
     }
 
     fn remove(&mut self, key: &ObjectKey, object: &R) {
         for value in (self.values)(object) {
-            let Some(keys) = self.entries.get_mut(&value) else { continue };
-            keys.remove(key);
-            if keys.is_empty() {
+            let Some(objects) = self.entries.get_mut(&value) else { continue };
+            objects.remove(key);
+            if objects.is_empty() {
                 self.entries.remove(&value);
             }
         }

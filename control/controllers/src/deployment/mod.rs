@@ -91,8 +91,7 @@ impl Controller for DeploymentController {
         // What it leaves behind is for the garbage collector.
         let Some(deployment) = self.caches.deployments.get_key(key) else { return Ok(Next::Change) };
         let sets = self.claim(&deployment).await?;
-        let running = sets.iter().map(|set| (set.meta().uid.clone(), self.running(&set.meta().uid)));
-        let running: BTreeMap<String, usize> = running.collect();
+        let running = if limits::is_recreate(&deployment) { self.running(&sets) } else { BTreeMap::new() };
         let observed = plan::Observed { deployment: &deployment, sets: &sets, running };
         let plan = plan::plan(&observed, Time::now());
         let next = plan.next;
@@ -110,7 +109,11 @@ impl DeploymentController {
         Ok(sets.into_iter().map(|set| set.as_ref().clone()).collect())
     }
 
-    fn running(&self, set_uid: &str) -> usize {
-        self.caches.pods.by_index(CONTROLLER, set_uid).iter().filter(|pod| !pods::is_terminal(pod)).count()
+    fn running(&self, sets: &[ReplicaSet]) -> BTreeMap<String, usize> {
+        let running = |set: &ReplicaSet| {
+            let pods = self.caches.pods.by_index(CONTROLLER, &set.meta().uid);
+            (set.meta().uid.clone(), pods.iter().filter(|pod| !pods::is_terminal(pod)).count())
+        };
+        sets.iter().map(running).collect()
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Observed<'a> {
     pub(super) deployment: &'a Deployment,
     /// Those that the deployment controls.
     pub(super) sets: &'a [ReplicaSet],
-    /// Pods that have not ended yet, terminating ones included, by the uid of their set.
+    /// Pods that have not ended yet, terminating ones included, by the uid of their set. Read only for Recreate.
     pub(super) running: BTreeMap<String, usize>,
 }
 

@@ -109,7 +109,7 @@ impl Controller for NodeLifecycleController {
         }
         let delays = [plan.next, leaving].into_iter().filter_map(|next| match next {
             Next::After(delay) => Some(delay),
-            Next::Change => None,
+            Next::Change | Next::Again => None,
         });
         Ok(Next::earliest(delays))
     }

@@ -89,8 +89,9 @@ impl Controller for ReplicaSetController {
         // Its pods are for the garbage collector.
         let Some(set) = self.caches.replica_sets.get_key(key) else { return Ok(Next::Change) };
         let controlled = self.claim(&set).await?;
-        let related = self.related(set.meta());
         let pods: Vec<&Pod> = controlled.iter().map(AsRef::as_ref).collect();
+        // Only the choice of those that go depends on the neighbours.
+        let related = if plan::has_excess(&set, &pods) { self.related(set.meta()) } else { Vec::new() };
         let related: Vec<&Pod> = related.iter().map(AsRef::as_ref).collect();
         let observed = plan::Observed { set: &set, pods: &pods, related: &related };
 
@@ -107,9 +108,7 @@ impl Controller for ReplicaSetController {
         match failed {
             Err(failed) => Err(failed.error),
             // More than fits into one go.
-            Ok(()) if plan.create == plan::BURST || plan.delete.len() == plan::BURST => {
-                Ok(Next::After(std::time::Duration::ZERO))
-            }
+            Ok(()) if plan.create == plan::BURST || plan.delete.len() == plan::BURST => Ok(Next::Again),
             Ok(()) => Ok(next),
         }
     }

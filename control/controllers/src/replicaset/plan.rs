@@ -37,12 +37,21 @@ impl Plan<'_> {
     }
 }
 
+fn wanted(set: &ReplicaSet) -> usize {
+    set.spec().replicas.unwrap_or(1).max(0) as usize
+}
+
+/// Some of these pods are to go.
+pub(super) fn has_excess(set: &ReplicaSet, pods: &[&Pod]) -> bool {
+    pods.iter().filter(|pod| pods::is_active(pod)).count() > wanted(set)
+}
+
 pub(super) fn plan<'a>(observed: &Observed<'a>, now: Time) -> Plan<'a> {
     if observed.set.meta().deletion_timestamp.is_some() {
         return Plan::default();
     }
     let active: Vec<&Pod> = observed.pods.iter().copied().filter(|pod| pods::is_active(pod)).collect();
-    let wanted = observed.set.spec().replicas.unwrap_or(1).max(0) as usize;
+    let wanted = wanted(observed.set);
     if active.len() < wanted {
         return Plan { create: (wanted - active.len()).min(BURST), delete: Vec::new() };
     }

@@ -1,12 +1,13 @@
 //! Runs a controller: what it watches is turned into keys, and each key is given to one worker at a time.
 //!
 //! A failed key comes again, later each time; a key may ask to come again after a while; all keys come again now and
-//! then, in case a notification was missed. Nothing here knows what the keys mean.
+//! then, in case a notification was missed. A key that takes long rests before it comes again, so that the many
+//! changes of something large are dealt with together. Nothing here knows what the keys mean.
 
 mod queue;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +21,20 @@ use crate::Error;
 /// All keys come at least this often.
 const RESYNC: Duration = Duration::from_secs(600);
 
+/// Work on one key that takes longer than this…
+const SHORT: Duration = Duration::from_millis(10);
+/// … is followed by a rest of this many times the excess, …
+const REST: u32 = 3;
+/// … but not by a longer one than this.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// When a key that was reconciled should come again, if nothing else brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     Change,
     After(Duration),
+    /// At once: there was more to do than was done.
+    Again,
 }
 
 impl Next {
@@ -125,12 +135,20 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<Queue>, cancel: Canc
             () = cancel.cancelled() => return,
             key = queue.next() => key,
         };
+        let began = Instant::now();
         match controller.reconcile(&key).await {
             Ok(next) => {
                 queue.forget(&key);
-                queue.done(&key);
-                if let Next::After(delay) = next {
-                    queue.add_after(key, delay);
+                match next {
+                    Next::Change => {}
+                    Next::After(delay) => queue.add_after(key.clone(), delay),
+                    Next::Again => queue.add(key.clone()),
+                }
+                let rest = began.elapsed().saturating_sub(SHORT).saturating_mul(REST).min(LONGEST_REST);
+                if rest.is_zero() || next == Next::Again {
+                    queue.done(key);
+                } else {
+                    queue.done_for(key, rest);
                 }
             }
             Err(error) => {
@@ -139,7 +157,7 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<Queue>, cancel: Canc
                 } else {
                     tracing::warn!(controller = controller.name(), %key, %error, "reconciling failed, trying again");
                 }
-                queue.done(&key);
+                queue.done(key.clone());
                 queue.retry(key);
             }
         }

@@ -1,7 +1,7 @@
 //! Keys that wait to be reconciled.
 //!
 //! A key is in here at most once, however often it is added; while a worker has it, it waits until that worker is
-//! done. Keys may be added for later; the earliest time counts.
+//! done, and rests if it is told to. Keys may be added for later; the earliest time counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ struct State {
     taken: HashSet<ObjectKey>,
     later: BTreeMap<Instant, BTreeSet<ObjectKey>>,
     due: HashMap<ObjectKey, Instant>,
+    /// Done, but not to be taken again before its time.
+    resting: BTreeMap<Instant, Vec<ObjectKey>>,
     failures: HashMap<ObjectKey, u32>,
 }
 
@@ -68,7 +70,7 @@ impl Queue {
                     }
                     return key;
                 }
-                state.later.keys().next().copied()
+                state.later.keys().next().into_iter().chain(state.resting.keys().next()).min().copied()
             };
             // `notify_one` leaves a permit behind when nobody waits, so nothing is missed in between.
             match due {
@@ -80,13 +82,15 @@ impl Queue {
         }
     }
 
-    pub(crate) fn done(&self, key: &ObjectKey) {
-        let mut state = self.state();
-        state.taken.remove(key);
-        if state.waiting.contains(key) {
-            state.ready.push_back(key.clone());
-            self.changed.notify_one();
-        }
+    pub(crate) fn done(&self, key: ObjectKey) {
+        self.state().release(key);
+        self.changed.notify_one();
+    }
+
+    /// Done; whatever brings the key again, it does not come before `rest` is over.
+    pub(crate) fn done_for(&self, key: ObjectKey, rest: Duration) {
+        self.state().resting.entry(Instant::now() + rest).or_default().push(key);
+        self.changed.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,8 +124,20 @@ impl State {
         }
     }
 
+    fn release(&mut self, key: ObjectKey) {
+        self.taken.remove(&key);
+        if self.waiting.contains(&key) {
+            self.ready.push_back(key);
+        }
+    }
+
     /// Moves what is due to the ready ones.
     fn ripen(&mut self, now: Instant) {
+        while let Some(entry) = self.resting.first_entry().filter(|entry| *entry.key() <= now) {
+            for key in entry.remove() {
+                self.release(key);
+            }
+        }
         while let Some(entry) = self.later.first_entry().filter(|entry| *entry.key() <= now) {
             for key in entry.remove() {
                 self.due.remove(&key);
@@ -173,7 +189,7 @@ mod tests {
         let taken = queue.next().await;
         queue.add(key("a"));
         assert_eq!(soon(&queue).await, None, "two workers have the same key");
-        queue.done(&taken);
+        queue.done(taken);
         assert_eq!(soon(&queue).await, Some(key("a")));
     }
 
@@ -186,8 +202,22 @@ mod tests {
         queue.add_after(key("a"), Duration::from_secs(30));
         assert_eq!(queue.next().await, key("a"));
         assert_eq!(start.elapsed().as_secs(), 5);
-        queue.done(&key("a"));
+        queue.done(key("a"));
         assert_eq!(tokio::time::timeout(Duration::from_secs(100), queue.next()).await.ok(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_rests_does_not_come_again_before_its_time() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        let start = Instant::now();
+        let taken = queue.next().await;
+        queue.done_for(taken, Duration::from_secs(3));
+        queue.add(key("a"));
+        queue.add(key("b"));
+        assert_eq!(queue.next().await, key("b"), "others do not wait for it");
+        assert_eq!(queue.next().await, key("a"));
+        assert_eq!(start.elapsed().as_secs(), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -199,7 +229,7 @@ mod tests {
             queue.retry(key("a"));
             let taken = queue.next().await;
             waits.push(start.elapsed());
-            queue.done(&taken);
+            queue.done(taken);
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
         assert!(waits[19] <= LAST_RETRY + Duration::from_millis(2));

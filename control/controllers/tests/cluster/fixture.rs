@@ -19,16 +19,16 @@ use weir_proto::core::v1::{
 use weir_proto::discovery::v1::EndpointSlice;
 use weir_proto::meta::v1::Time;
 
-pub const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     server: Server,
-    pub deployments: Informer<Deployment>,
-    pub pods: Informer<Pod>,
-    pub slices: Informer<EndpointSlice>,
-    pub nodes: Informer<Node>,
-    pub namespaces: Informer<Namespace>,
-    pub accounts: Informer<ServiceAccount>,
+    pub(crate) deployments: Informer<Deployment>,
+    pub(crate) pods: Informer<Pod>,
+    pub(crate) slices: Informer<EndpointSlice>,
+    pub(crate) nodes: Informer<Node>,
+    pub(crate) namespaces: Informer<Namespace>,
+    pub(crate) accounts: Informer<ServiceAccount>,
     cancel: CancellationToken,
     running: JoinHandle<Result<(), CidrError>>,
     _dir: TempDir,
@@ -36,7 +36,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// With the nodes node-1 and node-2.
-    pub async fn start() -> Cluster {
+    pub(crate) async fn start() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let store = weir_store::embedded::open(dir.path().join("store")).unwrap();
         let server = Server::new(Arc::new(store), weir_api::Config::new(dir.path())).unwrap();
@@ -63,12 +63,12 @@ impl Cluster {
         }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::in_process(self.server.in_process(User::system("test")))
     }
 
     /// Waits until `holds` is true of all objects of a kind.
-    pub async fn until<R: Resource>(&self, informer: &Informer<R>, holds: impl Fn(&[R]) -> bool) {
+    pub(crate) async fn until<R: Resource>(&self, informer: &Informer<R>, holds: impl Fn(&[R]) -> bool) {
         let mut changes = informer.subscribe();
         let wait = async {
             loop {
@@ -84,14 +84,14 @@ impl Cluster {
     }
 
     /// The controllers stop when they are told to.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.cancel.cancel();
         let ended = tokio::time::timeout(SOON, self.running).await;
         ended.expect("the controllers do not stop").unwrap().unwrap();
     }
 }
 
-pub fn yaml<R: Resource>(text: &str) -> R {
+pub(crate) fn yaml<R: Resource>(text: &str) -> R {
     let documents = weir_proto::yaml::documents(text).unwrap();
     let object = R::KIND.from_json(&documents[0].value, &mut Vec::new()).unwrap();
     object.downcast_ref::<R>().unwrap().clone()
