@@ -75,6 +75,13 @@ async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> Result<()
     listen_to_signals(stop.clone())?;
     let server =
         if config.runs(Component::Api) { Some(server::start(&config, inherited).await?) } else { None };
+    if let Some(running) = &server {
+        // There is nothing to decide, and no lease to hold, before.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = running.server.ready() => {}
+        }
+    }
     let mut deciders =
         deciders::start(&config, server.as_ref().map(|running| running.server.as_ref()), &stop)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), components = ?config.components, "started");

@@ -1,8 +1,8 @@
-//! The watch cache: for each kind one store watch, each object decoded once and encoded once, shared by every
-//! reader and any number of watchers.
+//! The watch cache: one store watch however many watch us, each object decoded once and encoded once, shared by
+//! every reader and any number of watchers.
 //!
-//! A task per kind lists, then follows the store. When the store is away it waits and resumes where it was, and
-//! nobody notices; only when the store has forgotten that revision is the cache rebuilt and every watcher cut
+//! A [task](feed) lists, then follows the store. When the store is away it waits and resumes where it was, and
+//! nobody notices; only when the store has forgotten that revision are the caches rebuilt and every watcher cut
 //! with 410. Readers who need the newest state wait until the cache has caught up with the store
 //! ([`KindCache::fresh`]).
 //!
@@ -19,6 +19,7 @@ mod object;
 mod state;
 mod watcher;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -27,9 +28,10 @@ use tokio::time::timeout;
 use weir_proto::Kind;
 use weir_proto::core::v1::Pod;
 use weir_proto::status::ApiError;
-use weir_store::Store;
+use weir_store::{KeyValue, Store};
 
 pub use event::ChangeType;
+pub(crate) use feed::Feed;
 pub use filter::Filter;
 pub use object::CachedObject;
 use state::{State, Trigger};
@@ -102,6 +104,37 @@ impl KindCache {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the store holds under a key of ours. What cannot be read is left out of lists and watches, and said; a
+    /// get of it answers with the error.
+    fn decode(&self, kv: &KeyValue) -> Option<CachedObject> {
+        match CachedObject::decode(self.kind, kv) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                tracing::error!(key = kv.key, revision = kv.mod_revision, %error, "cannot decode a stored object");
+                None
+            }
+        }
+    }
+
+    fn replace(&self, objects: BTreeMap<String, Arc<CachedObject>>, revision: i64) {
+        self.write().replace(objects, revision);
+        self.progress.send_replace(revision);
+    }
+
+    /// `None`: the key is gone.
+    fn change(&self, kv: KeyValue, object: Option<CachedObject>) {
+        let mut state = self.write();
+        match object {
+            Some(object) => state.put(kv.key, object, self.trigger),
+            None => state.delete(&kv.key, kv.mod_revision, self.trigger),
+        }
+    }
+
+    fn advance(&self, revision: i64) {
+        self.write().advance(revision);
+        self.progress.send_replace(revision);
     }
 
     /// The revision that the cache shows; 0 before its first listing.

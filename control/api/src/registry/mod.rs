@@ -37,7 +37,7 @@ pub use watch::WatchQuery;
 
 use crate::allocate::{Allocator, Ranges};
 use crate::auth::{self, Access, User, Verb};
-use crate::cache::{CachedObject, KindCache};
+use crate::cache::{CachedObject, Feed, KindCache};
 use crate::store_error;
 use crate::strategy::{self, AnyStrategy};
 use event_lease::EventLease;
@@ -137,11 +137,10 @@ impl Registry {
         Registry { inner: Arc::new(inner) }
     }
 
-    /// Follows the store, a task a kind, until cancelled.
+    /// Follows the store until cancelled.
     pub fn start(&self, stop: &CancellationToken) {
-        for entry in self.inner.entries.values() {
-            tokio::spawn(entry.cache.clone().run(stop.clone()));
-        }
+        let feed = Feed::new(self.inner.entries.values().map(|entry| entry.cache.clone()));
+        tokio::spawn(feed.run(self.inner.store.clone(), stop.clone()));
     }
 
     /// The kinds whose caches have not been filled yet; empty when the server can answer.

@@ -7,27 +7,32 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
-use weir_proto::Resource;
-use weir_proto::core::v1::Namespace;
+use tokio::sync::watch;
 
 use crate::registry::Registry;
 
 /// The version of Kubernetes whose API this is modelled on; clients compare themselves with it.
 const KUBERNETES: (&str, &str) = ("1", "32");
 
-pub(super) fn routes(registry: Registry) -> Router {
+#[derive(Debug, Clone)]
+pub(super) struct Health {
+    pub(super) registry: Registry,
+    pub(super) prepared: watch::Receiver<bool>,
+}
+
+pub(super) fn routes(health: Health) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
         .route("/version", get(version))
-        .with_state(registry)
+        .with_state(health)
 }
 
-async fn ready(State(registry): State<Registry>) -> Response {
-    let mut waiting = registry.not_ready();
-    if registry.peek::<Namespace>("", "default").is_none() {
-        waiting.push(Namespace::KIND.plural);
+async fn ready(State(health): State<Health>) -> Response {
+    let mut waiting = health.registry.not_ready();
+    if !*health.prepared.borrow() {
+        waiting.push("the cluster's namespaces");
     }
     if waiting.is_empty() {
         return "ok".into_response();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::inspect_server::InspectServer;
@@ -25,6 +26,7 @@ use weir_proto::weir::v1::resources_server::ResourcesServer;
 use weir_proto::weir::v1::streams_server::StreamsServer;
 use weir_store::Store;
 
+use health::Health;
 pub use in_process::InProcess;
 
 use crate::agents::{Agents, AgentsError};
@@ -83,6 +85,7 @@ pub struct Server {
     bootstrap_token: Arc<str>,
     router: Router,
     connections: usize,
+    prepared: watch::Receiver<bool>,
     /// Ends watches and other streams when the server drains.
     draining: CancellationToken,
     _stop: DropGuard,
@@ -98,18 +101,20 @@ impl Server {
         let stop = CancellationToken::new();
         let draining = stop.child_token();
         registry.start(&stop);
-        prepare::start(registry.clone(), stop.clone());
+        let prepared = prepare::start(registry.clone(), stop.clone());
         crate::compaction::start(store, stop.clone());
         let agents = Agents::new(registry.clone(), &pki)?;
         let hub = Hub::new();
         tokio::spawn(hub.clone().run(Caches::of(&registry)?, stop.clone()));
-        let router = router(&registry, &pki, &bootstrap_token, &agents, hub, &draining);
+        let health = Health { registry: registry.clone(), prepared: prepared.clone() };
+        let router = router(&registry, &pki, &bootstrap_token, &agents, hub, health, &draining);
         Ok(Server {
             registry,
             pki,
             bootstrap_token,
             router,
             connections: config.connections,
+            prepared,
             draining,
             _stop: stop.drop_guard(),
         })
@@ -132,6 +137,12 @@ impl Server {
         InProcess::new(self.router.clone(), user)
     }
 
+    /// Waits until the store has answered, and what every cluster has is there.
+    pub async fn ready(&self) {
+        // The sender goes only when this server does.
+        let _ = self.prepared.clone().wait_for(|prepared| *prepared).await;
+    }
+
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -151,6 +162,7 @@ fn router(
     bootstrap_token: &Arc<str>,
     agents: &Agents,
     hub: Arc<Hub>,
+    health: Health,
     draining: &CancellationToken,
 ) -> Router {
     let (registry, agents, draining) = (registry.clone(), agents.clone(), draining.clone());
@@ -173,7 +185,7 @@ fn router(
         .route_service("/weir.v1.Streams/{method}", streams)
         .route_service("/weir.v1.Inspect/{method}", inspect)
         .route_service("/weir.v1.DataplaneService/{method}", dataplane)
-        .merge(health::routes(registry.clone()))
+        .merge(health::routes(health))
         .fallback_service(rest::service(registry, agents, draining))
         .layer(axum::middleware::from_fn_with_state(gate::Gate::default(), gate::pass))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_proto::core::v1::Namespace;
 use weir_proto::meta::v1::ObjectMeta;
@@ -12,8 +13,9 @@ use crate::registry::Registry;
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Makes what is missing, as soon as the store answers.
-pub(super) fn start(registry: Registry, stop: CancellationToken) {
+/// Makes what is missing, as soon as the store answers; becomes true when it is all there.
+pub(super) fn start(registry: Registry, stop: CancellationToken) -> watch::Receiver<bool> {
+    let (prepared, is_prepared) = watch::channel(false);
     tokio::spawn(async move {
         while let Err(error) = make_namespaces(&registry).await {
             tracing::warn!(%error, "cannot make the cluster's namespaces yet");
@@ -22,7 +24,11 @@ pub(super) fn start(registry: Registry, stop: CancellationToken) {
                 () = tokio::time::sleep(RETRY) => {}
             }
         }
+        prepared.send_replace(true);
+        // The receivers read the last value for as long as they live.
+        stop.cancelled().await;
     });
+    is_prepared
 }
 
 async fn make_namespaces(registry: &Registry) -> Result<(), ApiError> {
