@@ -43,19 +43,25 @@ pub(super) fn start(
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // SAFETY: setsid and dup2 are async-signal-safe. dup2 clears close-on-exec on the copy.
+    // SAFETY: setsid and `inherit` are async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
-            if let Some(listener) = &listener
-                && nix::libc::dup2(listener.as_raw_fd(), 3) < 0
-            {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
+            listener.as_ref().map_or(Ok(()), inherit)
         });
     }
     command.spawn().with_context(|| format!("start {name}: {command:?}"))
+}
+
+/// Makes the listener descriptor 3 of the program about to start.
+fn inherit(listener: &TcpListener) -> std::io::Result<()> {
+    let descriptor = listener.as_raw_fd();
+    // SAFETY: plain system calls on an open descriptor. dup2 leaves the copy open across exec, but does nothing at all
+    // where the two are the same.
+    let outcome = unsafe {
+        if descriptor == 3 { nix::libc::fcntl(3, nix::libc::F_SETFD, 0) } else { nix::libc::dup2(descriptor, 3) }
+    };
+    if outcome < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The last lines of a process's log, for the error that says it died.
