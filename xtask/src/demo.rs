@@ -41,39 +41,43 @@ const ROLLOUT: Duration = Duration::from_secs(120);
 pub fn run(requests: &Requests) -> Result<ExitCode> {
     doctor::ensure(doctor::Purpose::Run)?;
     build::all()?;
-    let layout = Layout::workspace(NODES, Store::Embedded)?;
-    cluster::up(&layout)?;
-    deploy(&layout)?;
-    let service = get(&layout, "service/echo")?;
+    run_built(&Layout::workspace(NODES, Store::Embedded)?, requests.requests)
+}
+
+/// The demo itself, where everything is built.
+pub fn run_built(layout: &Layout, requests: u32) -> Result<ExitCode> {
+    cluster::up(layout)?;
+    deploy(layout)?;
+    let service = get(layout, "service/echo")?;
     let cluster_ip =
         service["spec"]["clusterIP"].as_str().context("the service has no clusterIP")?.to_owned();
     let node_port =
         service["spec"]["ports"][0]["nodePort"].as_u64().context("the service has no nodePort")?;
 
-    let count = requests.requests.to_string();
+    let count = requests.to_string();
     let mut tallies = Vec::new();
     let by_cluster_ip = format!("{cluster_ip}:80");
     tallies.push((
         format!("ClusterIP {by_cluster_ip} from a pod"),
-        from_a_pod(&layout, &by_cluster_ip, &count)?,
+        from_a_pod(layout, &by_cluster_ip, &count)?,
     ));
     tallies.push((
         format!("ClusterIP {by_cluster_ip} from node-1"),
-        from_machine(&layout, "node-1", &by_cluster_ip, &count)?,
+        from_machine(layout, "node-1", &by_cluster_ip, &count)?,
     ));
     let by_node_port = format!("{}:{node_port}", layout.address_of("node-1"));
     tallies.push((
         format!("NodePort {by_node_port} from outside"),
-        from_machine(&layout, "client", &by_node_port, &count)?,
+        from_machine(layout, "client", &by_node_port, &count)?,
     ));
 
     let failed = report(&tallies);
     println!("\n==> the eBPF map entries that did it (read from the kernel, node by node)");
     for view in ["services", "backends"] {
         println!("\n$ weir net {view}");
-        print!("{}", output(&mut weir(&layout, &["net", view]))?);
+        print!("{}", output(&mut weir(layout, &["net", view]))?);
     }
-    epilogue(&layout);
+    epilogue(layout);
     if failed > 0 {
         eprintln!("\nerror: {failed} requests failed");
         return Ok(ExitCode::FAILURE);
