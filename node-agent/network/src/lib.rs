@@ -53,6 +53,8 @@ pub struct Config {
 pub struct Network {
     mtu: u32,
     netlink: rtnetlink::Handle,
+    /// Held while listing: the kernel answers EBUSY to a second listing on the same socket.
+    listing: tokio::sync::Mutex<()>,
     pool: Arc<Mutex<pool::PoolFile>>,
 }
 
@@ -65,7 +67,12 @@ impl Network {
         let pool = pool::PoolFile::open(&config.state_dir, config.pod_cidr)?;
         let netlink = netns::connect_here()?;
         routes::claim_range(&netlink, config.pod_cidr).await?;
-        Ok(Self { mtu: config.mtu, netlink, pool: Arc::new(Mutex::new(pool)) })
+        Ok(Self {
+            mtu: config.mtu,
+            netlink,
+            listing: tokio::sync::Mutex::default(),
+            pool: Arc::new(Mutex::new(pool)),
+        })
     }
 
     /// Pods that hold an address, by uid.

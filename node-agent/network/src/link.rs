@@ -1,6 +1,5 @@
 //! Veth pairs: stable names, one end made directly in the pod's namespace.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -81,18 +80,6 @@ pub(crate) async fn host_ends(netlink: &Handle) -> Result<Vec<Link>, Error> {
     let links: Vec<LinkMessage> =
         netlink.link().get().execute().try_collect().await.map_err(Error::netlink("list", "links"))?;
     Ok(links.into_iter().filter(is_veth).map(read).filter(|link| is_host_name(&link.name)).collect())
-}
-
-/// Removes the host-side ends that are not in `keep`, by name.
-pub(crate) async fn remove_others(netlink: &Handle, keep: &BTreeSet<String>) -> Result<Vec<String>, Error> {
-    let mut removed = Vec::new();
-    for link in host_ends(netlink).await? {
-        if !keep.contains(&link.name) {
-            remove(netlink, &link).await?;
-            removed.push(link.name);
-        }
-    }
-    Ok(removed)
 }
 
 /// Removes a pair by one of its ends; one that is gone already is fine.

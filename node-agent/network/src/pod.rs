@@ -72,8 +72,16 @@ impl Network {
 
     /// Removes links and addresses of pods that are not among `known`; returns the names of the links.
     pub async fn collect_leftovers(&self, known: &BTreeSet<String>) -> Result<Vec<String>, Error> {
-        let keep = known.iter().map(|uid| link::host_name(uid)).collect();
-        let removed = link::remove_others(&self.netlink, &keep).await?;
+        let keep: BTreeSet<String> = known.iter().map(|uid| link::host_name(uid)).collect();
+        let links = {
+            let _alone = self.listing.lock().await;
+            link::host_ends(&self.netlink).await?
+        };
+        let mut removed = Vec::new();
+        for link in links.into_iter().filter(|link| !keep.contains(&link.name)) {
+            link::remove(&self.netlink, &link).await?;
+            removed.push(link.name);
+        }
         for uid in self.leases().into_keys().filter(|uid| !known.contains(uid)) {
             self.with_pool(move |pool| pool.release(&uid)).await?;
         }

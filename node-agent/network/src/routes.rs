@@ -33,7 +33,10 @@ impl Network {
             };
             wanted.insert((route.cidr.network(), route.cidr.prefix_length()), via);
         }
-        let present = node_routes(&self.netlink).await?;
+        let present = {
+            let _alone = self.listing.lock().await;
+            node_routes(&self.netlink).await?
+        };
         let mut first_error = None;
         for (range, via) in present.iter().filter(|(range, _)| !wanted.contains_key(range)) {
             first_error = first_error.or(remove(&self.netlink, *range, *via).await.err());

@@ -295,6 +295,25 @@ fn routes_to_other_nodes_follow_the_list_and_others_are_left_alone() {
 }
 
 #[test]
+fn routes_and_leftovers_can_be_listed_at_once() {
+    on_a_node(|| async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let network = open(dir.path()).await;
+        let pods: Vec<PodNs> = (0..20).map(|_| PodNs::new()).collect();
+        for (index, pod) in pods.iter().enumerate() {
+            network.add_pod(&format!("pod-{index}"), &pod.path()).await.expect("added");
+        }
+        let known = network.leases().into_keys().collect();
+        for _ in 0..20 {
+            let (routes, leftovers) =
+                futures::join!(network.set_routes(&[]), network.collect_leftovers(&known));
+            routes.expect("set");
+            assert_eq!(leftovers.expect("collected"), [""; 0]);
+        }
+    });
+}
+
+#[test]
 fn an_unreachable_node_keeps_no_other_route_from_being_set() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");

@@ -93,7 +93,7 @@ impl Reporter {
 
     async fn report(&self) -> weir_client::Result<()> {
         let name = &self.config.node_name;
-        let silent = |node: &Node| {
+        let spoke_lately = |node: &Node| {
             let beats = node.status().conditions.iter().filter_map(|condition| condition.last_heartbeat_time);
             let oldest = beats.map(|time| time.unix()).min().unwrap_or(0);
             Time::now().unix() - oldest < SILENCE.as_secs().cast_signed()
@@ -101,7 +101,7 @@ impl Reporter {
         let change = |node: &mut Node| {
             let mut described = node.clone();
             self.describe(&mut described);
-            if !(silent(node) && report::same_but_for_heartbeats(node, &described)) {
+            if !(spoke_lately(node) && report::same_but_for_heartbeats(node, &described)) {
                 *node = described;
             }
         };

@@ -105,7 +105,8 @@ fn a_pod_that_runs_needs_nothing() {
 #[test]
 fn init_containers_run_one_after_the_other_and_sidecars_stay() {
     let pod = pod("Always", &["init1", "side", "init2"], &["a"]);
-    let cases: [(&[(&str, ContainerState)], &[Step]); 6] = [
+    type Case<'a> = (&'a [(&'a str, ContainerState)], &'a [Step]);
+    let cases: [Case<'_>; 6] = [
         (&[], &[start("init1", 0)]),
         (&[("init1", running())], &[]),
         (&[("init1", ended(0, 1))], &[start("side", 0)]),

@@ -205,7 +205,13 @@ fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict) -> Vec<PodCondition
     let setup = seen.setup.as_ref().map_or_else(String::new, |failure| failure.message.clone());
     vec![
         PodCondition { ..condition("PodScheduled", true, "", String::new()) },
-        condition("PodReadyToStartContainers", seen.sandbox && seen.attached, "", setup),
+        // An agent that has just started has yet to look at the network of a pod with containers.
+        condition(
+            "PodReadyToStartContainers",
+            seen.sandbox && (seen.attached || !seen.runs.is_empty()),
+            "",
+            setup,
+        ),
         condition("Initialized", initialized, "ContainersNotInitialized", message_init),
         condition("ContainersReady", ready, why, message.clone()),
         condition("Ready", ready, why, message),

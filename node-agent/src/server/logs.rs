@@ -63,11 +63,11 @@ impl Streams for Service {
     }
 }
 
-fn stream(mut reader: LogReader, cancel: Cancel, permit: OwnedSemaphorePermit) -> Chunks {
+fn stream(reader: LogReader, cancel: Cancel, permit: OwnedSemaphorePermit) -> Chunks {
     let (chunks, queue) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        while let Some(next) = reader.next() {
+        for next in reader {
             let chunk = next
                 .map(|mut data| {
                     data.shrink_to_fit();
