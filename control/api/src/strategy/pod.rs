@@ -11,6 +11,15 @@ pub(super) struct Pods;
 const TOLERATION_SECONDS: i64 = 300;
 const NODE_TROUBLES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
+/// The priority of a class; those of the system are the only ones there are.
+pub(super) fn priority_of(class: &str) -> Option<i32> {
+    match class {
+        "system-node-critical" => Some(2_000_001_000),
+        "system-cluster-critical" => Some(2_000_000_000),
+        _ => None,
+    }
+}
+
 impl Strategy for Pods {
     type Object = Pod;
 
@@ -18,7 +27,6 @@ impl Strategy for Pods {
         let spec = pod.spec.get_or_insert_default();
         pod_spec::fill_defaults(spec);
         pod_spec::requests_from_limits(spec);
-        spec.enable_service_links.get_or_insert(true);
     }
 
     fn prepare_create(&self, pod: &mut Pod) {
@@ -27,7 +35,8 @@ impl Strategy for Pods {
             "default".clone_into(&mut spec.service_account_name);
             "default".clone_into(&mut spec.service_account);
         }
-        spec.priority.get_or_insert(0);
+        let priority = priority_of(&spec.priority_class_name).unwrap_or(0);
+        spec.priority.get_or_insert(priority);
         for trouble in NODE_TROUBLES {
             tolerate(&mut spec.tolerations, trouble);
         }

@@ -1,208 +1,230 @@
-//! Fields that are kept and that nothing acts on yet, by name: whoever sets one is told so.
+//! Fields that are kept and that nothing acts on yet, by name: whoever sets one is told so, and what happens instead.
 //!
-//! A row goes when the field begins to act. What would be dangerous to ignore belongs into validation instead.
+//! A row goes when the field begins to act. What would be dangerous to ignore belongs into validation, or is
+//! refused by the agent when the pod is to start.
 
-use weir_proto::core::v1::{Container, PodSpec, PodTemplateSpec, ServiceSpec, Volume};
+use weir_proto::core::v1::{
+    Container, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SecurityContext, ServiceSpec, Volume,
+    VolumeMount,
+};
 
-/// A field, and how to tell that it is set.
-struct Field<T> {
-    name: &'static str,
-    /// What happens instead.
-    instead: &'static str,
-    is_set: fn(&T) -> bool,
+/// A field, what happens instead of what it says, and how to tell that it is set.
+type Row<T> = (&'static str, &'static str, fn(&T) -> bool);
+
+const CANNOT_START: &str = "the pod cannot start with it";
+/// The default, which the server fills in.
+const MESSAGE_PATH: &str = "/dev/termination-log";
+
+const POD: &[Row<PodSpec>] = &[
+    ("priorityClassName", "the pod has the default priority", |spec| {
+        !spec.priority_class_name.is_empty() && super::pod::priority_of(&spec.priority_class_name).is_none()
+    }),
+    ("preemptionPolicy", "no pod is preempted", |spec| spec.preemption_policy.is_some()),
+    ("runtimeClassName", "there is one runtime", |spec| spec.runtime_class_name.is_some()),
+    ("hostUsers", "pods have no user namespace of their own", |spec| spec.host_users == Some(false)),
+    ("shareProcessNamespace", CANNOT_START, |spec| spec.share_process_namespace == Some(true)),
+    ("overhead", "only the scheduler counts it", |spec| !spec.overhead.is_empty()),
+    ("resources", "only the scheduler counts it; containers' own limits are enforced", |spec| {
+        spec.resources.is_some()
+    }),
+    ("resourceClaims", "no resources are claimed", |spec| !spec.resource_claims.is_empty()),
+    ("readinessGates", "readiness does not wait for them", |spec| !spec.readiness_gates.is_empty()),
+    ("imagePullSecrets", "images come from the node's image sources", |spec| {
+        !spec.image_pull_secrets.is_empty()
+    }),
+    ("setHostnameAsFQDN", "the host name is the pod's name", |spec| spec.set_hostname_as_fqdn == Some(true)),
+    ("hostnameOverride", "the host name is the pod's name", |spec| spec.hostname_override.is_some()),
+    ("automountServiceAccountToken", "no tokens are mounted", |spec| {
+        spec.automount_service_account_token == Some(true)
+    }),
+    ("enableServiceLinks", "services are not put into the environment", |spec| {
+        spec.enable_service_links == Some(true)
+    }),
+    ("containers.ports.hostPort", "it is kept from other pods, but not opened on the node", |spec| {
+        // In the node's own network the port is open anyway.
+        !spec.host_network
+            && spec.containers.iter().flat_map(|container| &container.ports).any(|port| port.host_port != 0)
+    }),
+    ("os", "all nodes run Linux", |spec| spec.os.as_ref().is_some_and(|os| os.name != "linux")),
+];
+
+const POD_SECURITY: &[Row<PodSecurityContext>] = &[
+    ("appArmorProfile", "AppArmor is not set up", |context| context.app_armor_profile.is_some()),
+    ("seLinuxOptions", "SELinux is not set up", |context| context.se_linux_options.is_some()),
+    ("windowsOptions", "all nodes run Linux", |context| context.windows_options.is_some()),
+    ("fsGroupChangePolicy", "ownership is set when the volume is made", |context| {
+        context.fs_group_change_policy.is_some()
+    }),
+    ("supplementalGroupsPolicy", "groups of the image are not merged", |context| {
+        context.supplemental_groups_policy.is_some()
+    }),
+];
+
+const CONTAINER: &[Row<Container>] = &[
+    ("lifecycle.postStart", "the handler is not called", |container| {
+        container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
+    }),
+    ("lifecycle.preStop", "the handler is not called", |container| {
+        container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
+    }),
+    ("stdin", CANNOT_START, |container| container.stdin),
+    ("tty", CANNOT_START, |container| container.tty),
+    ("resizePolicy", "resources do not change while it runs", |container| {
+        !container.resize_policy.is_empty()
+    }),
+    ("restartPolicyRules", "the pod's restart policy counts", |container| {
+        !container.restart_policy_rules.is_empty()
+    }),
+    ("volumeDevices", "there are no block volumes", |container| !container.volume_devices.is_empty()),
+    ("terminationMessagePath", "no message is read", |container| {
+        !matches!(container.termination_message_path.as_str(), "" | MESSAGE_PATH)
+    }),
+    ("terminationMessagePolicy", "no message is read", |container| {
+        container.termination_message_policy == "FallbackToLogsOnError"
+    }),
+    ("env.valueFrom.fileKeyRef", CANNOT_START, |container| {
+        let mut sources = container.env.iter().filter_map(|variable| variable.value_from.as_ref());
+        sources.any(|source| source.file_key_ref.is_some())
+    }),
+];
+
+const SECURITY: &[Row<SecurityContext>] = &[
+    ("appArmorProfile", "AppArmor is not set up", |context| context.app_armor_profile.is_some()),
+    ("seLinuxOptions", "SELinux is not set up", |context| context.se_linux_options.is_some()),
+    ("windowsOptions", "all nodes run Linux", |context| context.windows_options.is_some()),
+    ("procMount", "/proc is masked as usual", |context| context.proc_mount.is_some()),
+];
+
+const PROBE: &[Row<Probe>] = &[
+    ("grpc", CANNOT_START, |probe| probe.grpc.is_some()),
+    ("httpGet.scheme", "HTTPS: the pod cannot start with it", |probe| {
+        probe.http_get.as_ref().is_some_and(|get| get.scheme == "HTTPS")
+    }),
+    ("terminationGracePeriodSeconds", "the pod's counts", |probe| {
+        probe.termination_grace_period_seconds.is_some()
+    }),
+];
+
+const MOUNT: &[Row<VolumeMount>] = &[
+    ("subPath", CANNOT_START, |mount| !mount.sub_path.is_empty()),
+    ("subPathExpr", CANNOT_START, |mount| !mount.sub_path_expr.is_empty()),
+    ("recursiveReadOnly", "mounts below it stay writable", |mount| mount.recursive_read_only.is_some()),
+];
+
+macro_rules! sources {
+    ($($field:ident $name:literal),* $(,)?) => {
+        [$(($name, CANNOT_START, |volume: &Volume| volume.$field.is_some())),*]
+    };
 }
 
-const POD: &[Field<PodSpec>] = &[
-    Field {
-        name: "ephemeralContainers",
-        instead: "they are not started",
-        is_set: |spec| !spec.ephemeral_containers.is_empty(),
-    },
-    Field {
-        name: "activeDeadlineSeconds",
-        instead: "the pod is not ended",
-        is_set: |spec| spec.active_deadline_seconds.is_some(),
-    },
-    Field {
-        name: "priorityClassName",
-        instead: "all pods have the same priority",
-        is_set: |spec| !spec.priority_class_name.is_empty(),
-    },
-    Field {
-        name: "runtimeClassName",
-        instead: "there is one runtime",
-        is_set: |spec| spec.runtime_class_name.is_some(),
-    },
-    Field {
-        name: "hostUsers",
-        instead: "pods have no user namespace of their own",
-        is_set: |spec| spec.host_users == Some(false),
-    },
-    Field { name: "overhead", instead: "it is not counted", is_set: |spec| !spec.overhead.is_empty() },
-    Field {
-        name: "resources",
-        instead: "only containers' resources count",
-        is_set: |spec| spec.resources.is_some(),
-    },
-    Field {
-        name: "resourceClaims",
-        instead: "no resources are claimed",
-        is_set: |spec| !spec.resource_claims.is_empty(),
-    },
-    Field {
-        name: "readinessGates",
-        instead: "readiness does not wait for them",
-        is_set: |spec| !spec.readiness_gates.is_empty(),
-    },
-    Field {
-        name: "imagePullSecrets",
-        instead: "images come from the node's image sources",
-        is_set: |spec| !spec.image_pull_secrets.is_empty(),
-    },
-    Field {
-        name: "setHostnameAsFQDN",
-        instead: "the host name is the pod's name",
-        is_set: |spec| spec.set_hostname_as_fqdn == Some(true),
-    },
-    Field {
-        name: "automountServiceAccountToken",
-        instead: "no tokens are mounted",
-        is_set: |spec| spec.automount_service_account_token == Some(true),
-    },
+const VOLUME: &[Row<Volume>] = &sources![
+    image "image",
+    persistent_volume_claim "persistentVolumeClaim",
+    ephemeral "ephemeral",
+    csi "csi",
+    nfs "nfs",
+    aws_elastic_block_store "awsElasticBlockStore",
+    azure_disk "azureDisk",
+    azure_file "azureFile",
+    cephfs "cephfs",
+    cinder "cinder",
+    fc "fc",
+    flex_volume "flexVolume",
+    flocker "flocker",
+    gce_persistent_disk "gcePersistentDisk",
+    git_repo "gitRepo",
+    glusterfs "glusterfs",
+    iscsi "iscsi",
+    photon_persistent_disk "photonPersistentDisk",
+    portworx_volume "portworxVolume",
+    quobyte "quobyte",
+    rbd "rbd",
+    scale_io "scaleIO",
+    storageos "storageos",
+    vsphere_volume "vsphereVolume",
 ];
 
-const CONTAINER: &[Field<Container>] = &[
-    Field {
-        name: "livenessProbe",
-        instead: "the container is not probed",
-        is_set: |container| container.liveness_probe.is_some(),
-    },
-    Field {
-        name: "readinessProbe",
-        instead: "the container is ready when it runs",
-        is_set: |container| container.readiness_probe.is_some(),
-    },
-    Field {
-        name: "startupProbe",
-        instead: "the container is not probed",
-        is_set: |container| container.startup_probe.is_some(),
-    },
-    Field {
-        name: "lifecycle",
-        instead: "the handlers are not called",
-        is_set: |container| container.lifecycle.is_some(),
-    },
-    Field {
-        name: "resizePolicy",
-        instead: "resources do not change while it runs",
-        is_set: |container| !container.resize_policy.is_empty(),
-    },
-    Field {
-        name: "restartPolicyRules",
-        instead: "the pod's restart policy counts",
-        is_set: |container| !container.restart_policy_rules.is_empty(),
-    },
-    Field {
-        name: "volumeDevices",
-        instead: "there are no block volumes",
-        is_set: |container| !container.volume_devices.is_empty(),
-    },
-    Field { name: "stdin", instead: "stdin is empty", is_set: |container| container.stdin },
-    Field { name: "tty", instead: "there is no terminal", is_set: |container| container.tty },
-    Field {
-        name: "ports.hostPort",
-        instead: "the port is not opened on the node",
-        is_set: |container| container.ports.iter().any(|port| port.host_port != 0),
-    },
+const VOLUME_PARTS: &[Row<Volume>] = &[
+    ("emptyDir.sizeLimit", "only the medium Memory is limited", |volume| {
+        volume.empty_dir.as_ref().is_some_and(|empty| empty.medium != "Memory" && empty.size_limit.is_some())
+    }),
+    (
+        "projected",
+        "service account tokens, trust bundles and pod certificates: the pod cannot start with them",
+        |v| {
+            v.projected.iter().flat_map(|projected| &projected.sources).any(|source| {
+                source.service_account_token.is_some()
+                    || source.cluster_trust_bundle.is_some()
+                    || source.pod_certificate.is_some()
+            })
+        },
+    ),
 ];
 
-const VOLUME: &[Field<Volume>] = &[
-    Field {
-        name: "persistentVolumeClaim",
-        instead: "the pod cannot start with it",
-        is_set: |volume| volume.persistent_volume_claim.is_some(),
-    },
-    Field {
-        name: "ephemeral",
-        instead: "the pod cannot start with it",
-        is_set: |volume| volume.ephemeral.is_some(),
-    },
-    Field { name: "csi", instead: "the pod cannot start with it", is_set: |volume| volume.csi.is_some() },
-    Field { name: "nfs", instead: "the pod cannot start with it", is_set: |volume| volume.nfs.is_some() },
-    Field { name: "image", instead: "the pod cannot start with it", is_set: |volume| volume.image.is_some() },
+const SERVICE: &[Row<ServiceSpec>] = &[
+    ("type", "LoadBalancer is served as NodePort; no address is given out", |spec| {
+        spec.r#type == "LoadBalancer"
+    }),
+    ("type", "ExternalName needs cluster DNS, which is not there", |spec| spec.r#type == "ExternalName"),
+    ("sessionAffinity", "each connection picks a backend anew", |spec| spec.session_affinity == "ClientIP"),
+    ("externalIPs", "they are not served", |spec| !spec.external_ips.is_empty()),
+    ("loadBalancerIP", "it is not given", |spec| !spec.load_balancer_ip.is_empty()),
+    ("loadBalancerSourceRanges", "clients are not filtered", |spec| {
+        !spec.load_balancer_source_ranges.is_empty()
+    }),
+    ("externalTrafficPolicy", "Local is treated as Cluster", |spec| spec.external_traffic_policy == "Local"),
+    ("internalTrafficPolicy", "Local is treated as Cluster", |spec| {
+        spec.internal_traffic_policy.as_deref() == Some("Local")
+    }),
+    ("trafficDistribution", "backends are picked regardless of zone", |spec| {
+        spec.traffic_distribution.is_some()
+    }),
+    ("ports.protocol", "SCTP is not served", |spec| spec.ports.iter().any(|port| port.protocol == "SCTP")),
 ];
 
-const SERVICE: &[Field<ServiceSpec>] = &[
-    Field {
-        name: "type",
-        instead: "LoadBalancer is served as NodePort; no address is given out",
-        is_set: |spec| spec.r#type == "LoadBalancer",
-    },
-    Field {
-        name: "type",
-        instead: "ExternalName needs cluster DNS, which is not there",
-        is_set: |spec| spec.r#type == "ExternalName",
-    },
-    Field {
-        name: "sessionAffinity",
-        instead: "each connection picks a backend anew",
-        is_set: |spec| spec.session_affinity == "ClientIP",
-    },
-    Field {
-        name: "externalIPs",
-        instead: "they are not served",
-        is_set: |spec| !spec.external_ips.is_empty(),
-    },
-    Field {
-        name: "loadBalancerIP",
-        instead: "it is not given",
-        is_set: |spec| !spec.load_balancer_ip.is_empty(),
-    },
-    Field {
-        name: "loadBalancerSourceRanges",
-        instead: "clients are not filtered",
-        is_set: |spec| !spec.load_balancer_source_ranges.is_empty(),
-    },
-    Field {
-        name: "externalTrafficPolicy",
-        instead: "Local is treated as Cluster",
-        is_set: |spec| spec.external_traffic_policy == "Local",
-    },
-    Field {
-        name: "internalTrafficPolicy",
-        instead: "Local is treated as Cluster",
-        is_set: |spec| spec.internal_traffic_policy.as_deref() == Some("Local"),
-    },
-    Field {
-        name: "trafficDistribution",
-        instead: "backends are picked regardless of zone",
-        is_set: |spec| spec.traffic_distribution.is_some(),
-    },
-    Field {
-        name: "ports.protocol",
-        instead: "SCTP is not served",
-        is_set: |spec| spec.ports.iter().any(|port| port.protocol == "SCTP"),
-    },
-];
-
-fn found<T>(fields: &[Field<T>], object: &T, path: &str, warnings: &mut Vec<String>) {
-    for field in fields.iter().filter(|field| (field.is_set)(object)) {
-        warnings.push(format!("{path}.{}: not supported yet: {}", field.name, field.instead));
+fn found<T>(rows: &[Row<T>], object: &T, path: &str, warnings: &mut Vec<String>) {
+    for (name, instead, _) in rows.iter().filter(|(_, _, is_set)| is_set(object)) {
+        warnings.push(format!("{path}.{name}: not supported yet: {instead}"));
     }
 }
 
 pub(super) fn in_pod(spec: &PodSpec, path: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     found(POD, spec, path, &mut warnings);
+    if let Some(context) = &spec.security_context {
+        found(POD_SECURITY, context, &format!("{path}.securityContext"), &mut warnings);
+    }
     for (field, containers) in [("initContainers", &spec.init_containers), ("containers", &spec.containers)] {
         for (index, container) in containers.iter().enumerate() {
-            found(CONTAINER, container, &format!("{path}.{field}[{index}]"), &mut warnings);
+            in_container(container, &format!("{path}.{field}[{index}]"), &mut warnings);
         }
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
-        found(VOLUME, volume, &format!("{path}.volumes[{index}]"), &mut warnings);
+        let path = format!("{path}.volumes[{index}]");
+        found(VOLUME, volume, &path, &mut warnings);
+        found(VOLUME_PARTS, volume, &path, &mut warnings);
     }
     warnings
+}
+
+fn in_container(container: &Container, path: &str, warnings: &mut Vec<String>) {
+    found(CONTAINER, container, path, warnings);
+    if let Some(context) = &container.security_context {
+        found(SECURITY, context, &format!("{path}.securityContext"), warnings);
+    }
+    let probes = [
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("startupProbe", &container.startup_probe),
+    ];
+    for (field, probe) in probes {
+        if let Some(probe) = probe {
+            found(PROBE, probe, &format!("{path}.{field}"), warnings);
+        }
+    }
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        found(MOUNT, mount, &format!("{path}.volumeMounts[{index}]"), warnings);
+    }
 }
 
 pub(super) fn in_template(template: Option<&PodTemplateSpec>) -> Vec<String> {
@@ -223,16 +245,23 @@ mod tests {
     #[test]
     fn a_field_that_nothing_acts_on_is_named() {
         let container = Container { tty: true, ..Container::default() };
-        let spec =
-            PodSpec { containers: vec![container], active_deadline_seconds: Some(60), ..PodSpec::default() };
+        let volume = Volume { csi: Some(Default::default()), ..Volume::default() };
+        let spec = PodSpec {
+            containers: vec![container],
+            volumes: vec![volume],
+            runtime_class_name: Some("fast".to_owned()),
+            ..PodSpec::default()
+        };
         let warnings = in_pod(&spec, "spec");
-        assert_eq!(warnings.len(), 2);
-        assert!(warnings[0].starts_with("spec.activeDeadlineSeconds: "));
-        assert!(warnings[1].starts_with("spec.containers[0].tty: "));
+        let fields: Vec<_> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
+        assert_eq!(fields, ["spec.runtimeClassName", "spec.containers[0].tty", "spec.volumes[0].csi"]);
     }
 
     #[test]
-    fn an_ordinary_pod_warns_of_nothing() {
-        assert_eq!(in_pod(&PodSpec::default(), "spec"), Vec::<String>::new());
+    fn an_ordinary_pod_warns_of_nothing_with_its_defaults_filled_in() {
+        let mut spec = PodSpec { containers: vec![Container::default()], ..PodSpec::default() };
+        assert_eq!(in_pod(&spec, "spec"), Vec::<String>::new());
+        super::super::pod_spec::fill_defaults(&mut spec);
+        assert_eq!(in_pod(&spec, "spec"), Vec::<String>::new());
     }
 }
