@@ -87,12 +87,15 @@ async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> Result<()
     tracing::info!(version = env!("CARGO_PKG_VERSION"), components = ?config.components, "started");
     let mut broken = None;
     match server {
+        // Asked first: told to stop, the deciders end by themselves.
         None => tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             ended = deciders.ended() => broken = ended.err(),
         },
         Some(mut running) => {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 ended = deciders.ended() => broken = ended.err(),
                 ended = running.ended() => broken = ended.err(),
