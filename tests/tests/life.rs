@@ -166,7 +166,12 @@ fn kubectl_reads_and_writes_the_same_objects() -> Result<()> {
         command.arg("--kubeconfig").arg(cluster.layout.kubeconfig()).args(arguments);
         xtask::shell::output(&mut command)
     };
-    kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"])?;
+    let manifest = cluster.layout.directory.join("settings.yaml");
+    fs::write(
+        &manifest,
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {colour: blue}\n",
+    )?;
+    kubectl(&["create", "--validate=false", "-f", manifest.to_str().context("path")?])?;
     ensure!(cluster.get(&["configmap", "settings"])?["data"]["colour"] == "blue");
     let nodes = kubectl(&["get", "nodes"])?;
     ensure!(nodes.contains("node-1") && nodes.contains("Ready"), "{nodes}");

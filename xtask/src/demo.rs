@@ -57,10 +57,8 @@ pub fn run_built(layout: &Layout, requests: u32) -> Result<ExitCode> {
     let count = requests.to_string();
     let mut tallies = Vec::new();
     let by_cluster_ip = format!("{cluster_ip}:80");
-    tallies.push((
-        format!("ClusterIP {by_cluster_ip} from a pod"),
-        from_a_pod(layout, &by_cluster_ip, &count)?,
-    ));
+    tallies
+        .push((format!("ClusterIP {by_cluster_ip} from a pod"), from_a_pod(layout, &by_cluster_ip, &count)?));
     tallies.push((
         format!("ClusterIP {by_cluster_ip} from node-1"),
         from_machine(layout, "node-1", &by_cluster_ip, &count)?,

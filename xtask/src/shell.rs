@@ -16,7 +16,9 @@ pub fn workspace() -> PathBuf {
 pub fn cargo() -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(workspace());
-    for name in ["CARGO", "CARGO_TARGET_DIR", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+    for name in
+        ["CARGO", "CARGO_TARGET_DIR", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"]
+    {
         command.env_remove(name);
     }
     command

@@ -1,7 +1,9 @@
 //! The cluster's subtree in every cgroup hierarchy, v1 and v2 alike.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 

@@ -59,7 +59,11 @@ fn inherit(listener: &TcpListener) -> std::io::Result<()> {
     // SAFETY: plain system calls on an open descriptor. dup2 leaves the copy open across exec, but does nothing at all
     // where the two are the same.
     let outcome = unsafe {
-        if descriptor == 3 { nix::libc::fcntl(3, nix::libc::F_SETFD, 0) } else { nix::libc::dup2(descriptor, 3) }
+        if descriptor == 3 {
+            nix::libc::fcntl(3, nix::libc::F_SETFD, 0)
+        } else {
+            nix::libc::dup2(descriptor, 3)
+        }
     };
     if outcome < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
