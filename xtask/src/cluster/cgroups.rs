@@ -65,10 +65,23 @@ pub(super) fn remove(cluster: &str) -> Result<usize> {
     let mut removed = 0;
     for hierarchy in hierarchies()?.all {
         for directory in deepest_first(&hierarchy.join(cluster)) {
-            fs::remove_dir(&directory)
-                .with_context(|| format!("remove the cgroup {}", directory.display()))?;
+            remove_one(&directory).with_context(|| format!("remove the cgroup {}", directory.display()))?;
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// A killed process leaves the list of a cgroup's processes before it has left the cgroup: until then it is busy.
+fn remove_one(directory: &Path) -> std::io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            outcome => return outcome,
+        }
+    }
 }

@@ -167,14 +167,15 @@ pub fn weir(layout: &Layout, arguments: &[&str]) -> Command {
     command
 }
 
-/// How many nodes are Ready, by the API.
+/// How many nodes take pods, by the API: they are Ready, and the control plane has seen it and lifted their taints.
 fn ready_nodes(layout: &Layout) -> Result<usize> {
     let nodes: Value = serde_json::from_str(&output(&mut weir(layout, &["get", "nodes", "-o", "json"]))?)?;
-    let is_ready = |node: &&Value| {
+    let takes_pods = |node: &&Value| {
         let conditions = node["status"]["conditions"].as_array();
         conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+            && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
     };
-    Ok(nodes["items"].as_array().map(|items| items.iter().filter(is_ready).count()).unwrap_or_default())
+    Ok(nodes["items"].as_array().map(|items| items.iter().filter(takes_pods).count()).unwrap_or_default())
 }
 
 /// Asks until it succeeds. A process that ends meanwhile, or a minute, is an error with the end of its log.
