@@ -49,8 +49,17 @@ pub(super) fn is_bpffs() -> Result<bool> {
 
 /// Unmounts what `ensure_bpffs` mounted, unless somebody else has pinned something there since.
 pub(super) fn release_bpffs() -> Result<bool> {
-    if !is_bpffs()? || fs::read_dir(BPFFS)?.next().is_some() {
+    if !is_bpffs()? {
         return Ok(false);
+    }
+    for entry in fs::read_dir(BPFFS)? {
+        // The kernel itself puts two iterators into each of these file systems.
+        if !["maps.debug", "progs.debug"]
+            .iter()
+            .any(|name| entry.as_ref().is_ok_and(|entry| entry.file_name() == *name))
+        {
+            return Ok(false);
+        }
     }
     umount2(BPFFS, MntFlags::MNT_DETACH).with_context(|| format!("unmount {BPFFS}"))?;
     Ok(true)
