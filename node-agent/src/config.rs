@@ -60,8 +60,8 @@ pub struct Config {
     /// Domain of the cluster's services
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// The uplink's XDP accelerator: off, native or generic
-    #[arg(long, default_value = "off", value_parser = xdp)]
+    /// The uplink's XDP accelerator: off, native, native-redirect (for a veth) or generic
+    #[arg(long, default_value = "off")]
     pub xdp: XdpMode,
 }
 
@@ -72,15 +72,6 @@ fn label(text: &str) -> Result<(String, String), String> {
         return Err(format!("{text:?} has no key"));
     }
     Ok((key.to_owned(), value.to_owned()))
-}
-
-fn xdp(word: &str) -> Result<XdpMode, String> {
-    match word {
-        "off" => Ok(XdpMode::Off),
-        "native" => Ok(XdpMode::Native),
-        "generic" => Ok(XdpMode::Generic),
-        _ => Err(format!("{word:?} is not off, native or generic")),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `cargo xtask …`: everything that is done to this repository or with a cluster on this machine.
 
+#![expect(clippy::print_stderr, reason = "a command line: it talks to the terminal")]
+
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -109,7 +109,7 @@ fn show_backends(maps: &Maps, services: Option<&Services>) -> Result<Table> {
             ]);
         }
     }
-    Ok(table_of(&["SERVICE", "SLOT", "BACKEND", "POD", "NODE", "STATE"], rows))
+    Ok(table_of(&["SERVICE", "SLOT", "BACKEND", "POD", "ON", "STATE"], rows))
 }
 
 fn show_maps(bpffs: &Path, maps: &Maps) -> Result<Table> {

@@ -139,7 +139,9 @@ fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     let control = layout.control_directory();
     let address = layout.address_of(node);
     let mut command = command_in(layout, node, &build::binaries().join("weir-agent"))?;
-    command.args(["--node-name", node, "--node-ip", &address.to_string(), "--uplink", "eth0"]);
+    command.args(["--node-name", node, "--node-ip", &address.to_string()]);
+    // A veth wakes its peer for frames that XDP redirects to it, not for those it sends by XDP_TX.
+    command.args(["--uplink", "eth0", "--xdp", "native-redirect"]);
     command.args(["--server", &format!("https://{HUB_ADDRESS}:{API_PORT}")]);
     command.arg("--ca").arg(control.join("pki/ca.crt"));
     command.arg("--bootstrap-token-file").arg(control.join("bootstrap-token"));
