@@ -1,8 +1,15 @@
-//! The command line's grammar: kubectl's names and short forms.
+//! The command line's grammar: kubectl's names and short forms. What a verb takes is declared beside the verb; here is
+//! what verbs share.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::apply;
+use crate::verbs::{
+    api_resources, completion, config, cordon, create, delete, describe, diff, drain, edit, events, explain,
+    expose, get, label, logs, net, patch, replace, rollout, run, scale, taint, unserved, version, wait,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, about = "Controls a Weir cluster", propagate_version = true)]
@@ -16,7 +23,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Connection {
     /// The kubeconfig file [default: $KUBECONFIG, .weir/kubeconfig here or above, ~/.kube/config]
-    #[arg(long, global = true, env = "KUBECONFIG")]
+    #[arg(long, global = true, env = "KUBECONFIG", hide_env_values = true)]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The kubeconfig context to use
     #[arg(long, global = true)]
@@ -24,223 +31,177 @@ pub(crate) struct Connection {
     /// The namespace [default: the context's, or "default"]
     #[arg(long, short, global = true)]
     pub(crate) namespace: Option<String>,
+    /// The API server's URL, in place of the kubeconfig's
+    #[arg(long, short, global = true)]
+    pub(crate) server: Option<String>,
+    /// How long one request may take, as 30s or 2m; 0: as long as it usually may
+    #[arg(long, global = true, default_value = "0", hide_default_value = true)]
+    pub(crate) request_timeout: String,
+    /// How much to log about what is done, 0 to 9
+    #[arg(long = "v", short = 'v', global = true, default_value_t = 0, hide_default_value = true)]
+    pub(crate) verbosity: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Set annotations, or remove them with KEY-
+    Annotate(label::Options),
     /// Print the kinds that the API serves
-    ApiResources,
+    ApiResources(api_resources::Options),
+    /// Print the groups and versions that the API serves
+    ApiVersions,
     /// Bring objects to the state that files describe, creating those that are not there
-    Apply(Apply),
-    /// Create objects from files
-    Create(Create),
+    Apply(apply::Options),
+    /// Attach to a running container
+    Attach(unserved::Options),
+    /// Print where the API server is
+    ClusterInfo,
+    /// Print a completion script for a shell
+    Completion(completion::Options),
+    /// Read and change the kubeconfig file
+    Config {
+        #[command(subcommand)]
+        verb: config::Verb,
+    },
+    /// Take no new pods on nodes
+    Cordon(cordon::Options),
+    /// Copy files to and from containers
+    Cp(unserved::Options),
+    /// Create objects from files, or of a few kinds from flags
+    Create(create::Options),
     /// Delete objects by name, by selector or by file
-    Delete(Delete),
-    /// Show one object in full, with its events
-    Describe(Describe),
+    Delete(delete::Options),
+    /// Show objects in full, with their events
+    Describe(describe::Options),
+    /// Show what applying files would change
+    Diff(diff::Options),
+    /// Empty a node: cordon it and evict its pods
+    Drain(drain::Options),
+    /// Change objects in an editor
+    Edit(edit::Options),
+    /// List events, the latest last
+    Events(events::Options),
+    /// Run a command in a container
+    Exec(unserved::Options),
+    /// Describe a kind's fields
+    Explain(explain::Options),
+    /// Make a Service for pods
+    Expose(expose::Options),
     /// Show objects
-    Get(Get),
-    /// Print what a container wrote
-    Logs(Logs),
+    Get(get::Options),
+    /// Set labels, or remove them with KEY-
+    Label(label::Options),
+    /// Print what containers wrote
+    Logs(logs::Options),
     /// Read the dataplane of the nodes, straight from the kernel's maps
-    Net(Net),
-    /// Follow or restart a rollout
+    Net(net::Options),
+    /// Change fields of an object
+    Patch(patch::Options),
+    /// Forward local ports to a pod
+    PortForward(unserved::Options),
+    /// Replace objects by what files say
+    Replace(replace::Options),
+    /// Follow, repeat, undo or halt the rollout of a Deployment
     Rollout {
         #[command(subcommand)]
-        verb: Rollout,
+        verb: rollout::Verb,
     },
+    /// Run an image in a pod
+    Run(run::Options),
     /// Set how many replicas a Deployment or ReplicaSet runs
-    Scale(Scale),
+    Scale(scale::Options),
+    /// Set taints of nodes, or remove them with KEY-
+    Taint(taint::Options),
+    /// Show how much CPU and memory is used
+    Top(unserved::Options),
+    /// Take new pods on nodes again
+    Uncordon(cordon::Options),
+    /// Print this program's version and the server's
+    Version(version::Options),
+    /// Wait until objects are as wanted
+    Wait(wait::Options),
 }
 
 /// Where manifests come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Default)]
 pub(crate) struct Files {
     /// A file, a directory, or - for standard input; may be given several times
-    #[arg(long = "filename", short = 'f')]
+    #[arg(long = "filename", short = 'f', value_delimiter = ',')]
     pub(crate) filenames: Vec<String>,
     /// Go into the directories below a directory too
     #[arg(long, short = 'R')]
     pub(crate) recursive: bool,
+    /// Not supported: build the manifests first
+    #[arg(long, short = 'k', hide = true)]
+    pub(crate) kustomize: Option<String>,
+}
+
+/// How strictly manifests are read.
+#[derive(Debug, Args)]
+pub(crate) struct Validation {
     /// What to do about fields that the kind does not have
-    #[arg(long, value_enum, default_value_t = Validate::Strict)]
+    #[arg(long, value_enum, default_value_t = Validate::Strict, num_args = 0..=1, require_equals = true,
+        default_missing_value = "strict")]
     pub(crate) validate: Validate,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Validate {
+    #[default]
+    #[value(alias = "true")]
     Strict,
     Warn,
+    #[value(alias = "false")]
     Ignore,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Apply {
-    #[command(flatten)]
-    pub(crate) files: Files,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DryRun {
+    #[default]
+    None,
+    /// Only say what would be sent
+    Client,
     /// Have the server check it all and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    Server,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Create {
-    #[command(flatten)]
-    pub(crate) files: Files,
-    /// Have the server check it all and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// TYPE [NAME …], TYPE,TYPE, or TYPE/NAME …
-    #[arg(required = true)]
-    pub(crate) targets: Vec<String>,
-    /// table (default), wide, json, yaml or name
-    #[arg(long, short, default_value = "table")]
-    pub(crate) output: String,
-    /// Objects of all namespaces
-    #[arg(long, short = 'A')]
-    pub(crate) all_namespaces: bool,
-    /// Only objects whose labels match, as in app=web,tier!=db
-    #[arg(long, short = 'l', default_value = "")]
-    pub(crate) selector: String,
-    /// Only objects whose fields match, as in status.phase=Running
-    #[arg(long, default_value = "")]
-    pub(crate) field_selector: String,
-    /// Go on printing objects as they change
+/// What every verb that changes objects takes.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Changing {
+    /// Change nothing
+    #[arg(long, value_enum, default_value_t = DryRun::None, num_args = 0..=1, require_equals = true,
+        default_missing_value = "client")]
+    pub(crate) dry_run: DryRun,
+    /// Print the objects: name, json, yaml, jsonpath=…, …
     #[arg(long, short)]
-    pub(crate) watch: bool,
-    #[arg(long)]
-    pub(crate) no_headers: bool,
-    #[arg(long)]
-    pub(crate) show_labels: bool,
-    /// An object that is not there is no error
-    #[arg(long)]
-    pub(crate) ignore_not_found: bool,
+    pub(crate) output: Option<String>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Describe {
-    /// TYPE NAME … or TYPE/NAME …
-    #[arg(required = true)]
-    pub(crate) targets: Vec<String>,
-    /// Only objects whose labels match
-    #[arg(long, short = 'l', default_value = "")]
+/// Which of a type's objects.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Choosing {
+    /// Objects whose labels match, as in app=web,tier!=db
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
     pub(crate) selector: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Delete {
-    /// TYPE NAME … or TYPE/NAME …
-    pub(crate) targets: Vec<String>,
-    #[command(flatten)]
-    pub(crate) files: Files,
-    /// Objects whose labels match
-    #[arg(long, short = 'l', default_value = "")]
-    pub(crate) selector: String,
-    /// All objects of the type in the namespace
+    /// Objects whose fields match, as in status.phase=Running
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) field_selector: String,
+    /// All objects of the type
     #[arg(long)]
     pub(crate) all: bool,
-    #[arg(long)]
-    pub(crate) ignore_not_found: bool,
-    /// Seconds that a pod gets to end; -1: its own
-    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
-    pub(crate) grace_period: i64,
-    /// Take the object out of the API at once, whatever still runs of it; with --grace-period=0
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Return only when the objects are gone
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) wait: bool,
-    /// What becomes of objects that the deleted ones own
-    #[arg(long, value_enum, default_value_t = Cascade::Background)]
-    pub(crate) cascade: Cascade,
+    /// In all namespaces
+    #[arg(long, short = 'A')]
+    pub(crate) all_namespaces: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Cascade {
-    Background,
-    Foreground,
-    Orphan,
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
 
-#[derive(Debug, Args)]
-pub(crate) struct Logs {
-    /// POD, or TYPE/NAME for one of the pods of a Deployment or ReplicaSet
-    pub(crate) target: String,
-    /// The container, where the pod has several
-    #[arg(long, short)]
-    pub(crate) container: Option<String>,
-    /// Go on as the container writes
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-    /// The container before its last restart
-    #[arg(long, short)]
-    pub(crate) previous: bool,
-    /// Only the last lines; -1: all
-    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
-    pub(crate) tail: i64,
-    /// Only lines younger than this many seconds, or 5m, 2h
-    #[arg(long)]
-    pub(crate) since: Option<String>,
-    /// Begin each line with its time
-    #[arg(long)]
-    pub(crate) timestamps: bool,
-}
+    use super::*;
 
-#[derive(Debug, Args)]
-pub(crate) struct Net {
-    #[arg(value_enum)]
-    pub(crate) view: View,
-    /// Of this node only
-    #[arg(long)]
-    pub(crate) node: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum View {
-    /// Service addresses and ports, as the load balancer looks them up
-    Services,
-    /// The slots that services point into: who serves
-    Backends,
-    /// Every pinned map: its type, sizes, entries, who writes it and who reads it
-    Maps,
-    /// Flows that the dataplane translates
-    Conntrack,
-    /// Dropped packets by reason
-    Drops,
-    /// Pods' links: what may be sent from where
-    Links,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Rollout {
-    /// Wait until a Deployment's newest template runs everywhere
-    Status {
-        /// deployment NAME or deployment/NAME
-        #[arg(required = true)]
-        target: Vec<String>,
-        /// Give up after this many seconds; 0: never
-        #[arg(long, default_value_t = 0)]
-        timeout: u64,
-    },
-    /// Replace every pod of a Deployment, as its strategy says
-    Restart {
-        #[arg(required = true)]
-        target: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Scale {
-    /// TYPE NAME … or TYPE/NAME …
-    #[arg(required = true)]
-    pub(crate) targets: Vec<String>,
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
-    pub(crate) replicas: i32,
-    /// Only where it runs this many now
-    #[arg(long)]
-    pub(crate) current_replicas: Option<i32>,
+    #[test]
+    fn the_grammar_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, bail};
 use serde_json::Value;
 use weir_proto::yaml::{self, Document};
-use weir_proto::{Kind, Object};
+use weir_proto::{Kind, Object, schema};
 
 use crate::arguments::{Files, Validate};
 use crate::session::warn;
@@ -28,7 +28,10 @@ impl Manifest {
 }
 
 /// All that the flags name, in the order given; a directory's files in the order of their names.
-pub(crate) fn read(files: &Files) -> Result<Vec<Manifest>> {
+pub(crate) fn read(files: &Files, validate: Validate) -> Result<Vec<Manifest>> {
+    if files.kustomize.is_some() {
+        bail!("-k: kustomizations are not supported; build them first and give the result to -f");
+    }
     if files.filenames.is_empty() {
         bail!("which manifests? give -f FILE, -f DIRECTORY or -f -");
     }
@@ -37,13 +40,13 @@ pub(crate) fn read(files: &Files) -> Result<Vec<Manifest>> {
         if name == "-" {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes).context("read standard input")?;
-            manifests.extend(parse("standard input", &bytes, files.validate)?);
+            manifests.extend(parse("standard input", &bytes, validate)?);
         } else if name.starts_with("http://") || name.starts_with("https://") {
             bail!("-f {name}: fetching a URL is not built yet; download it and give the file");
         } else {
             for path in paths(Path::new(name), files.recursive)? {
                 let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-                manifests.extend(parse(&path.display().to_string(), &bytes, files.validate)?);
+                manifests.extend(parse(&path.display().to_string(), &bytes, validate)?);
             }
         }
     }
@@ -54,6 +57,9 @@ pub(crate) fn read(files: &Files) -> Result<Vec<Manifest>> {
 }
 
 fn paths(path: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
+    if !path.exists() {
+        bail!("the path {:?} does not exist", path.display().to_string());
+    }
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -74,7 +80,7 @@ fn paths(path: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn parse(source: &str, bytes: &[u8], validate: Validate) -> Result<Vec<Manifest>> {
+pub(crate) fn parse(source: &str, bytes: &[u8], validate: Validate) -> Result<Vec<Manifest>> {
     let text = std::str::from_utf8(bytes).with_context(|| format!("{source} is not UTF-8"))?;
     let documents = yaml::documents(text).with_context(|| source.to_owned())?;
     let several = documents.len() > 1;
@@ -101,7 +107,7 @@ fn object(document: &Document, source: &str, validate: Validate) -> Result<Manif
         }
     };
     for path in &unknown {
-        let text = format!("{} has no field {path}", kind.kind);
+        let text = format!("{} has no field {path}{}", kind.kind, suggestion(kind, path));
         match validate {
             Validate::Strict => bail!("{}: {text} (--validate=warn goes on without it)", at(path)),
             Validate::Warn => warn(&format!("{}: {text}: ignored", at(path))),
@@ -112,6 +118,14 @@ fn object(document: &Document, source: &str, validate: Validate) -> Result<Manif
         bail!("{}: metadata.name is missing", at("metadata"));
     }
     Ok(Manifest { kind, object, place: at("") })
+}
+
+/// "; did you mean nodeName?"
+fn suggestion(kind: &Kind, path: &str) -> String {
+    let word = path.rsplit('.').next().unwrap_or(path);
+    let holder = schema::of(kind).and_then(|message| message.holder(path));
+    let nearest = holder.and_then(|message| message.nearest(word));
+    nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
 /// The kind that a document says it is.
@@ -155,7 +169,10 @@ mod tests {
             ("kind: Pod\nmetadata: {name: x}\n", "apiVersion is missing"),
             ("apiVersion: v1\nkind: Pood\nmetadata: {name: x}\n", "did you mean Pod?"),
             ("apiVersion: v1\nkind: Deployment\nmetadata: {name: x}\n", "it is in apps/v1"),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {nodename: y}\n", "spec.nodename"),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {nodename: y}\n",
+                "spec.nodename; did you mean nodeName?",
+            ),
             (
                 "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n---\napiVersion: v1\nkind: 7\n",
                 "document 2, line",

@@ -1,37 +1,58 @@
-//! A connection to the API server, from the flags and the kubeconfig.
+//! A connection to the API server, from the flags and the kubeconfig, and the terminal that a verb talks to.
 
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use weir_client::{Client, Config, DynamicApi};
-use weir_proto::Kind;
+use weir_client::{Client, Config, DynamicApi, ListOptions};
+use weir_proto::meta::v1::Time;
+use weir_proto::{Kind, Object};
 
 use crate::arguments::Connection;
+use crate::duration;
+use crate::terminal::{Colour, Terminal, paint};
+
+/// How many objects a page of a list has at most.
+const PAGE: i64 = 500;
 
 pub(crate) struct Session {
     pub(crate) client: Client,
     /// Where objects without a namespace of their own are looked for.
     pub(crate) namespace: String,
+    /// The API server's URL, for people to see.
+    pub(crate) server: String,
+    pub(crate) terminal: Terminal,
+    /// What ages are measured against.
+    pub(crate) now: fn() -> Time,
 }
 
 impl Session {
     pub(crate) fn open(connection: &Connection) -> Result<Self> {
-        let path = match &connection.kubeconfig {
-            Some(path) => path.clone(),
-            None => find_kubeconfig()?,
-        };
+        let path = kubeconfig_path(connection)?;
         if !path.exists() {
             bail!(
                 "no kubeconfig at {}; is the cluster up? (--kubeconfig FILE names another)",
                 path.display()
             );
         }
-        let config = Config::from_kubeconfig(&path, connection.context.as_deref())
+        let mut config = Config::from_kubeconfig(&path, connection.context.as_deref())
             .with_context(|| format!("read the kubeconfig {}", path.display()))?;
+        if let Some(server) = &connection.server {
+            config.servers = vec![server.clone()];
+        }
         let namespace = connection.namespace.clone().or_else(|| config.namespace.clone());
-        let client = Client::new(&config)?.with_field_manager("weir").with_warnings(warn);
-        Ok(Self { client, namespace: namespace.unwrap_or_else(|| "default".to_owned()) })
+        let mut client = Client::new(&config)?.with_field_manager("weir").with_warnings(warn);
+        if let Some(timeout) = duration::parse(&connection.request_timeout).context("--request-timeout")? {
+            client = client.with_request_timeout(timeout);
+        }
+        Ok(Self {
+            client,
+            namespace: namespace.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+            server: config.servers.first().cloned().unwrap_or_default(),
+            terminal: Terminal::standard(),
+            now: Time::now,
+        })
     }
 
     /// The objects of a kind in `namespace` (empty: the session's); a kind without namespaces has none.
@@ -39,19 +60,60 @@ impl Session {
         let namespace = if namespace.is_empty() { &self.namespace } else { namespace };
         self.client.dynamic(kind, kind.namespaced.then_some(namespace))
     }
+
+    /// As [`Session::api`]; with `everywhere`, those of all namespaces.
+    pub(crate) fn api_over(&self, kind: &'static Kind, everywhere: bool) -> DynamicApi {
+        if everywhere { self.client.dynamic(kind, None) } else { self.api(kind, "") }
+    }
+
+    pub(crate) fn say(&self, line: impl Display) -> Result<()> {
+        self.print(format_args!("{line}\n"))
+    }
+
+    pub(crate) fn print(&self, text: impl Display) -> Result<()> {
+        Ok(self.terminal.write(text.to_string().as_bytes())?)
+    }
+
+    /// Something beside the output.
+    pub(crate) fn note(&self, line: impl Display) {
+        self.terminal.note(line);
+    }
+
+    pub(crate) fn age(&self, since: Option<Time>) -> String {
+        let now = (self.now)().unix();
+        let age = |time: Time| weir_proto::table::human_duration(now.saturating_sub(time.unix()));
+        since.map_or_else(|| "<unknown>".to_owned(), age)
+    }
 }
 
-/// What the server accepted but wants the user to know.
+/// All pages of a list.
+pub(crate) async fn list_all(api: &DynamicApi, options: &ListOptions) -> Result<Vec<Box<dyn Object>>> {
+    let mut options = ListOptions { limit: PAGE, ..options.clone() };
+    let mut items = Vec::new();
+    loop {
+        let page = api.list(&options).await?;
+        items.extend(page.items);
+        if page.continue_token.is_empty() {
+            return Ok(items);
+        }
+        options.continue_token = page.continue_token;
+    }
+}
+
+/// What was accepted but should be known.
 pub(crate) fn warn(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("\x1b[33mWarning:\x1b[0m {text}");
+        eprintln!("{} {text}", paint("Warning:", Colour::Yellow));
     } else {
         eprintln!("Warning: {text}");
     }
 }
 
-/// `.weir/kubeconfig` of the workspace one stands in, else the user's own.
-fn find_kubeconfig() -> Result<PathBuf> {
+/// The file that the flags or the environment name, `.weir/kubeconfig` of the workspace one stands in, or the user's.
+pub(crate) fn kubeconfig_path(connection: &Connection) -> Result<PathBuf> {
+    if let Some(path) = &connection.kubeconfig {
+        return Ok(path.clone());
+    }
     let here = std::env::current_dir()?;
     let local =
         here.ancestors().map(|directory| directory.join(".weir/kubeconfig")).find(|path| path.exists());

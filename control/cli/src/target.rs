@@ -1,6 +1,6 @@
 //! `pod web-1`, `pods,services`, `deployment/echo`: which objects a user means.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use weir_proto::Kind;
 
 /// One kind, and which of its objects.
@@ -39,6 +39,29 @@ pub(crate) fn parse_named(words: &[String]) -> Result<Vec<(&'static Kind, String
     parse(words)?.into_iter().map(named).collect()
 }
 
+/// Names of objects of a kind that goes without saying: `n1 n2`, or `node/n1`, or `nodes n1`.
+pub(crate) fn parse_of(kind: &'static Kind, words: &[String]) -> Result<Vec<String>> {
+    let names = |target: &Target| match &target.name {
+        Some(name) if target.kind == kind => Ok(name.clone()),
+        _ => bail!(
+            "{}: want a {}",
+            display(target.kind, target.name.as_deref().unwrap_or_default()),
+            kind.kind
+        ),
+    };
+    if words.iter().any(|word| word.contains('/')) {
+        return parse(words)?.iter().map(names).collect();
+    }
+    match words {
+        [first, rest @ ..]
+            if !rest.is_empty() && weir_proto::resolve(first).is_ok_and(|named| named == kind) =>
+        {
+            Ok(rest.to_vec())
+        }
+        words => Ok(words.to_vec()),
+    }
+}
+
 fn one(word: &str) -> Result<Target> {
     let Some((kind, name)) = word.split_once('/') else {
         bail!("{word}: mix of TYPE/NAME and TYPE NAME; use one of them");
@@ -46,14 +69,21 @@ fn one(word: &str) -> Result<Target> {
     if kind.is_empty() || name.is_empty() || name.contains('/') {
         bail!("{word}: want TYPE/NAME");
     }
-    Ok(Target { kind: weir_proto::resolve(kind)?, name: Some(name.to_owned()) })
+    Ok(Target { kind: resolve(kind)?, name: Some(name.to_owned()) })
 }
 
 /// A type's name, or a category's.
 fn of_word(word: &str) -> Result<Vec<&'static Kind>> {
     let of_category: Vec<_> =
         weir_proto::kinds().iter().copied().filter(|kind| kind.categories.contains(&word)).collect();
-    if of_category.is_empty() { Ok(vec![weir_proto::resolve(word)?]) } else { Ok(of_category) }
+    if of_category.is_empty() { Ok(vec![resolve(word)?]) } else { Ok(of_category) }
+}
+
+fn resolve(word: &str) -> Result<&'static Kind> {
+    weir_proto::resolve(word).map_err(|unknown| {
+        let nearest = unknown.nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+        anyhow!("the server doesn't have a resource type {:?}{nearest}", unknown.word)
+    })
 }
 
 /// `pod/web-1`, `deployment.apps/echo`.

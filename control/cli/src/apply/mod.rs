@@ -1,81 +1,150 @@
 //! `weir apply`: three-way. What the last applied manifest had and the new one has not is removed; what the new one
-//! has is set; what others set is left alone.
+//! has is set; what others set is left alone. With `--prune`, what was applied before under the same labels and is in no
+//! manifest any more is deleted.
 
 mod merge;
+mod prune;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use weir_client::DynamicApi;
 use weir_proto::Object;
 
-use crate::arguments::Apply;
+use crate::arguments::{Changing, DryRun, Files, Validation};
+use crate::change::Changes;
+use crate::failure::Failures;
 use crate::manifest::{self, Manifest};
 use crate::session::Session;
 use crate::target::display;
 
 /// Where the manifest that was applied last is kept, under kubectl's name, so that the two can take turns.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How often a write that another writer overtook is tried again.
 const ATTEMPTS: u32 = 8;
 
-pub(crate) async fn run(session: &Session, options: &Apply) -> Result<()> {
-    let manifests = manifest::read(&options.files)?;
-    let mut failed = 0;
-    let count = manifests.len();
-    let mut first = None;
-    for manifest in manifests {
-        let place = manifest.place();
-        match one(session, manifest, options.dry_run).await.with_context(|| place) {
-            Ok(line) => println!("{line}"),
-            Err(error) if count == 1 => return Err(error),
-            // The others may still be good; each failure is said, and the command fails.
-            Err(error) => {
-                failed += 1;
-                crate::failure::report(&error);
-                first.get_or_insert(error);
-            }
-        }
-    }
-    if failed > 0 {
-        bail!("{failed} of {count} objects were not applied");
-    }
-    Ok(())
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    validation: Validation,
+    #[command(flatten)]
+    changing: Changing,
+    /// Only manifests whose labels match; with --prune, what may be pruned
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Delete objects that were applied before and are in none of the files; with -l or --all
+    #[arg(long)]
+    prune: bool,
+    /// With --prune: whatever its labels
+    #[arg(long)]
+    all: bool,
+    /// With --prune: only these kinds, as apps/v1/Deployment or core/v1/ConfigMap
+    #[arg(long, value_delimiter = ',')]
+    prune_allowlist: Vec<String>,
+    /// Not supported: what is applied is merged here, by the command line
+    #[arg(long, hide = true)]
+    server_side: bool,
 }
 
-/// Applies one object; the line to print.
-async fn one(session: &Session, manifest: Manifest, dry_run: bool) -> Result<String> {
+pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
+    if options.server_side {
+        bail!("--server-side is not supported: the API has no server-side apply");
+    }
+    if options.prune && options.selector.is_empty() && !options.all {
+        bail!("all resources selected for prune without explicitly passing --all: say --all, or -l SELECTOR");
+    }
+    let selector = weir_proto::labels::Selector::parse(&options.selector)?;
+    let mut manifests = manifest::read(&options.files, options.validation.validate)?;
+    manifests.retain(|manifest| selector.matches(&manifest.object.meta().labels));
+    let changes = Changes::new(session, &options.changing)?;
+    let mut failures = Failures::default();
+    let mut applied = prune::Applied::default();
+    for manifest in manifests {
+        let place = manifest.place();
+        applied.insert(session, &manifest);
+        // The others may still be good; each failure is said, and the command fails.
+        failures
+            .keep(session, one(&changes, session, manifest, &options.changing).await.with_context(|| place));
+    }
+    if options.prune {
+        applied.prune(session, options).await?;
+    }
+    failures.finish()
+}
+
+/// Applies one object and says what came of it.
+async fn one(changes: &Changes<'_>, session: &Session, manifest: Manifest, options: &Changing) -> Result<()> {
     let kind = manifest.kind;
-    let mut modified = manifest.object.to_json();
-    prepare(&mut modified)?;
+    let namespace = manifest.object.meta().namespace.clone();
     let name = manifest.object.meta().name.clone();
-    let api = session.api(kind, &manifest.object.meta().namespace).dry_run(dry_run);
-    let said = |what: &str| {
-        let note = if dry_run { " (server dry run)" } else { "" };
-        format!("{} {what}{note}", display(kind, &name))
-    };
+    if name.is_empty() {
+        bail!("generateName does not go with apply, which must know the object's name; use create");
+    }
+    let modified = prepared(manifest.object.as_ref())?;
+    let api = changes.api(kind, &namespace);
     for attempt in 0..ATTEMPTS {
         let Some(live) = api.get_opt(&name).await? else {
-            match api.create(decode(kind, &modified)?.as_ref()).await {
-                Ok(_) => return Ok(said("created")),
+            let object = decode(kind, &modified)?;
+            match changes.create(object, "created").await {
                 // Somebody else was first: go on from theirs.
-                Err(error) if error.is_already_exists() && attempt + 1 < ATTEMPTS => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if attempt + 1 < ATTEMPTS && is(&error, weir_client::Error::is_already_exists) => {
+                    continue;
+                }
+                done => return done,
             }
         };
-        let merged = merge::three_way(last_applied(live.as_ref()).as_ref(), &modified, &live.to_json());
-        match api.update(decode(kind, &merged)?.as_ref()).await {
-            Ok(updated) if updated.meta().resource_version == live.meta().resource_version => {
-                return Ok(said("unchanged"));
+        let merged = merged(live.as_ref(), &modified)?;
+        if options.dry_run == DryRun::Client {
+            let same = merged.to_json() == live.to_json();
+            return changes.report(merged.as_ref(), if same { "unchanged" } else { "configured" });
+        }
+        match api.update(merged.as_ref()).await {
+            Ok(updated) => {
+                let same = updated.meta().resource_version == live.meta().resource_version
+                    && (options.dry_run == DryRun::None || updated.to_json() == live.to_json());
+                return changes.report(updated.as_ref(), if same { "unchanged" } else { "configured" });
             }
-            Ok(_) => return Ok(said("configured")),
             Err(error) if error.is_conflict() && attempt + 1 < ATTEMPTS => {
                 tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    bail!("other writers kept changing {}", display(kind, &name))
+    bail!("other writers kept changing {} in {}", display(kind, &name), session.namespace)
+}
+
+fn is(error: &anyhow::Error, what: fn(&weir_client::Error) -> bool) -> bool {
+    error.downcast_ref().is_some_and(what)
+}
+
+/// What the object would be after applying, as the server says: for `weir diff`.
+pub(crate) async fn preview(
+    api: &DynamicApi,
+    manifest: &Manifest,
+) -> Result<(Option<Box<dyn Object>>, Box<dyn Object>)> {
+    let kind = manifest.kind;
+    let modified = prepared(manifest.object.as_ref())?;
+    let api = api.clone().dry_run(true);
+    let live = api.get_opt(&manifest.object.meta().name).await?;
+    let after = match &live {
+        None => api.create(decode(kind, &modified)?.as_ref()).await?,
+        Some(live) => api.update(merged(live.as_ref(), &modified)?.as_ref()).await?,
+    };
+    Ok((live, after))
+}
+
+fn merged(live: &dyn Object, modified: &Value) -> Result<Box<dyn Object>> {
+    let merged = merge::three_way(last_applied(live).as_ref(), modified, &live.to_json());
+    decode(live.kind(), &merged)
+}
+
+fn prepared(object: &dyn Object) -> Result<Value> {
+    let mut value = object.to_json();
+    prepare(&mut value)?;
+    Ok(value)
 }
 
 /// What the server writes is not the user's to apply; what the user wrote is remembered on the object.

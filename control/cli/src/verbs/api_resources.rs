@@ -1,21 +1,72 @@
-//! `weir api-resources`: the table of kinds, as the `.proto` files declare it.
+//! `weir api-resources` and `weir api-versions`: the table of kinds, as the `.proto` files declare it.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use weir_proto::Kind;
 
 use crate::output::Grid;
+use crate::terminal::Terminal;
 
-pub(crate) fn run() -> Result<()> {
-    let header = ["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"];
-    let mut grid = Grid::new(header.map(str::to_owned).to_vec());
-    for kind in weir_proto::kinds() {
-        grid.push(vec![
+const VERBS: &str = "create,delete,deletecollection,get,list,patch,update,watch";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// wide or name
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    output: String,
+    /// Only this group's
+    #[arg(long)]
+    api_group: Option<String>,
+    /// Only those in namespaces, or with =false only the others
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    namespaced: Option<bool>,
+    /// Only those of these categories
+    #[arg(long, value_delimiter = ',')]
+    categories: Vec<String>,
+    #[arg(long)]
+    no_headers: bool,
+}
+
+pub(crate) fn run(terminal: &Terminal, options: &Options) -> Result<()> {
+    let mut header = vec!["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"];
+    match options.output.as_str() {
+        "" => {}
+        "name" => {
+            let names: Vec<String> = kinds(options).map(|kind| kind.resource_name() + "\n").collect();
+            return Ok(terminal.write(names.concat().as_bytes())?);
+        }
+        "wide" => header.extend(["VERBS", "CATEGORIES"]),
+        other => bail!("-o {other}: no such format; use wide or name"),
+    }
+    let header = if options.no_headers { Vec::new() } else { header };
+    let mut grid = Grid::new(header.into_iter().map(str::to_owned).collect());
+    for kind in kinds(options) {
+        let mut row = vec![
             kind.plural.to_owned(),
             kind.short_names.join(","),
             kind.api_version(),
             kind.namespaced.to_string(),
             kind.kind.to_owned(),
-        ]);
+        ];
+        if options.output == "wide" {
+            row.extend([VERBS.to_owned(), kind.categories.join(",")]);
+        }
+        grid.push(row);
     }
-    print!("{grid}");
-    Ok(())
+    Ok(terminal.write(grid.to_string().as_bytes())?)
+}
+
+fn kinds(options: &Options) -> impl Iterator<Item = &'static Kind> + '_ {
+    weir_proto::kinds().iter().copied().filter(|kind| {
+        options.api_group.as_ref().is_none_or(|group| kind.group == group)
+            && options.namespaced.is_none_or(|namespaced| kind.namespaced == namespaced)
+            && options.categories.iter().all(|category| kind.categories.contains(&category.as_str()))
+    })
+}
+
+pub(crate) fn versions(terminal: &Terminal) -> Result<()> {
+    let versions: BTreeSet<String> =
+        weir_proto::kinds().iter().map(|kind| kind.api_version() + "\n").collect();
+    Ok(terminal.write(versions.into_iter().collect::<String>().as_bytes())?)
 }

@@ -5,57 +5,140 @@ use futures::TryStreamExt;
 use weir_client::{ListOptions, WatchEvent, WatchOptions};
 use weir_proto::{Kind, Object};
 
-use crate::arguments::Get;
+use crate::arguments::{Choosing, Files};
+use crate::failure::Failures;
 use crate::output::{self, Extras, Format};
-use crate::session::Session;
+use crate::selection;
+use crate::session::{Session, list_all};
 use crate::target::{self, Target};
 
-pub(crate) async fn run(session: &Session, options: &Get) -> Result<()> {
-    let format = Format::parse(&options.output)?;
-    let targets = target::parse(&options.targets)?;
-    if options.watch {
-        return watch(session, options, &targets, format).await;
-    }
-    let mut found: Vec<(&'static Kind, Vec<Box<dyn Object>>)> = Vec::new();
-    for target in &targets {
-        let objects = fetch(session, options, target).await?;
-        // Objects of one kind belong into one table, however they were named.
-        match found.iter_mut().find(|(kind, _)| *kind == target.kind) {
-            Some((_, present)) => present.extend(objects),
-            None => found.push((target.kind, objects)),
-        }
-    }
-    if format.is_table() {
-        tables(session, options, &found, format);
-        return Ok(());
-    }
-    let alone = matches!(targets.as_slice(), [Target { name: Some(_), .. }]);
-    let objects: Vec<Box<dyn Object>> = found.into_iter().flat_map(|(_, objects)| objects).collect();
-    if alone && objects.is_empty() {
-        return Ok(());
-    }
-    output::print_objects(&objects, alone, format)
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// TYPE [NAME …], TYPE,TYPE, or TYPE/NAME …
+    #[arg(required_unless_present_any = ["filenames", "kustomize"])]
+    targets: Vec<String>,
+    #[command(flatten)]
+    files: Files,
+    /// wide, json, yaml, name, jsonpath=…, jsonpath-as-json=…, jsonpath-file=…, custom-columns=…, custom-columns-file=…
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    output: String,
+    /// Objects of all namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Only objects whose labels match, as in app=web,tier!=db
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Only objects whose fields match, as in status.phase=Running
+    #[arg(long, default_value = "", hide_default_value = true)]
+    field_selector: String,
+    /// Order by the value at this path, as in .metadata.creationTimestamp
+    #[arg(long)]
+    sort_by: Option<String>,
+    /// Go on printing objects as they change
+    #[arg(long, short)]
+    watch: bool,
+    /// As --watch, but without the objects as they are now
+    #[arg(long)]
+    watch_only: bool,
+    /// With --watch: print what kind of change it was
+    #[arg(long)]
+    output_watch_events: bool,
+    #[arg(long)]
+    no_headers: bool,
+    #[arg(long)]
+    show_labels: bool,
+    /// A column for each of these labels
+    #[arg(long, short = 'L', value_delimiter = ',')]
+    label_columns: Vec<String>,
+    /// Names with their type
+    #[arg(long)]
+    show_kind: bool,
+    /// An object that is not there is no error
+    #[arg(long)]
+    ignore_not_found: bool,
 }
 
-async fn fetch(session: &Session, options: &Get, target: &Target) -> Result<Vec<Box<dyn Object>>> {
+type Found = Vec<(&'static Kind, Vec<Box<dyn Object>>)>;
+
+pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
+    let format = Format::parse(&options.output)?;
+    let by_file = !options.files.filenames.is_empty() || options.files.kustomize.is_some();
+    let targets = if by_file { Vec::new() } else { target::parse(&options.targets)? };
+    if options.watch || options.watch_only {
+        return watch(session, options, &targets, &format).await;
+    }
+    let mut failures = Failures::default();
+    let found = match by_file {
+        true => of_files(session, options, &mut failures).await?,
+        false => of_targets(session, options, &targets, &mut failures).await,
+    };
+    if format.is_table() {
+        tables(session, options, found, &format, failures)
+    } else {
+        let alone = matches!(targets.as_slice(), [Target { name: Some(_), .. }]);
+        let mut objects: Vec<Box<dyn Object>> = found.into_iter().flat_map(|(_, objects)| objects).collect();
+        if alone && objects.is_empty() {
+            return failures.finish();
+        }
+        if let Some(path) = &options.sort_by {
+            output::sort(&mut objects, path)?;
+        }
+        match &format {
+            Format::Columns(columns) => session.print(columns.grid(&objects, options.no_headers))?,
+            format => output::print_objects(session, &objects, alone, format)?,
+        }
+        failures.finish()
+    }
+}
+
+async fn of_files(session: &Session, options: &Options, failures: &mut Failures) -> Result<Found> {
+    let picks =
+        selection::pick(session, &options.targets, Some(&options.files), &Choosing::default()).await?;
+    let mut found = Found::new();
+    for object in selection::objects(session, picks, failures).await {
+        add(&mut found, object.kind(), vec![object]);
+    }
+    Ok(found)
+}
+
+async fn of_targets(
+    session: &Session,
+    options: &Options,
+    targets: &[Target],
+    failures: &mut Failures,
+) -> Found {
+    let mut found = Found::new();
+    for target in targets {
+        let objects = fetch(session, options, target).await;
+        if let Some(objects) = failures.keep(session, objects) {
+            add(&mut found, target.kind, objects);
+        }
+    }
+    found
+}
+
+/// Objects of one kind belong into one table, however they were named.
+fn add(found: &mut Found, kind: &'static Kind, objects: Vec<Box<dyn Object>>) {
+    match found.iter_mut().find(|(known, _)| *known == kind) {
+        Some((_, present)) => present.extend(objects),
+        None => found.push((kind, objects)),
+    }
+}
+
+async fn fetch(session: &Session, options: &Options, target: &Target) -> Result<Vec<Box<dyn Object>>> {
     let Some(name) = &target.name else {
         let list = ListOptions {
             label_selector: options.selector.clone(),
             field_selector: options.field_selector.clone(),
             ..ListOptions::default()
         };
-        let api = if options.all_namespaces {
-            session.client.dynamic(target.kind, None)
-        } else {
-            session.api(target.kind, "")
-        };
-        return Ok(api.list(&list).await?.items);
+        return list_all(&session.api_over(target.kind, options.all_namespaces), &list).await;
     };
     if !options.selector.is_empty() || !options.field_selector.is_empty() {
-        bail!("a selector and a name do not go together");
+        bail!("name cannot be provided when a selector is specified");
     }
     if options.all_namespaces && target.kind.namespaced {
-        bail!("a name and --all-namespaces do not go together");
+        bail!("a resource cannot be retrieved by name across all namespaces");
     }
     let api = session.api(target.kind, "");
     if options.ignore_not_found {
@@ -64,62 +147,103 @@ async fn fetch(session: &Session, options: &Get, target: &Target) -> Result<Vec<
     Ok(vec![api.get(name).await?])
 }
 
-fn tables(session: &Session, options: &Get, found: &[(&'static Kind, Vec<Box<dyn Object>>)], format: Format) {
+fn tables(
+    session: &Session,
+    options: &Options,
+    mut found: Found,
+    format: &Format,
+    failures: Failures,
+) -> Result<()> {
+    let several = found.len() > 1 || options.show_kind;
     let mut shown = 0;
-    for (kind, objects) in found.iter().filter(|(_, objects)| !objects.is_empty()) {
+    for (kind, objects) in found.iter_mut().filter(|(_, objects)| !objects.is_empty()) {
         if shown > 0 {
-            println!();
+            session.say("")?;
         }
         shown += 1;
-        print!("{}", output::grid(kind, objects, format, extras(options, kind, found.len() > 1)));
+        if let Some(path) = &options.sort_by {
+            output::sort(objects, path)?;
+        }
+        let extras = extras(options, kind, several);
+        session.print(output::grid(kind, objects, (session.now)(), *format == Format::Wide, &extras))?;
     }
-    if shown == 0 && !options.ignore_not_found {
+    let failed = failures.finish();
+    if shown == 0 && failed.is_ok() && !options.ignore_not_found {
         let everywhere = options.all_namespaces || found.iter().all(|(kind, _)| !kind.namespaced);
         if everywhere {
-            eprintln!("No resources found");
+            session.note("No resources found");
         } else {
-            eprintln!("No resources found in {} namespace.", session.namespace);
+            session.note(format_args!("No resources found in {} namespace.", session.namespace));
         }
     }
+    failed
 }
 
-fn extras(options: &Get, kind: &Kind, typed_names: bool) -> Extras {
+fn extras(options: &Options, kind: &Kind, typed_names: bool) -> Extras {
     Extras {
         namespace: options.all_namespaces && kind.namespaced,
         labels: options.show_labels,
+        label_columns: options.label_columns.clone(),
         no_headers: options.no_headers,
         typed_names,
+        event: None,
     }
 }
 
-/// Prints each object as it is and then as it changes, until interrupted.
-async fn watch(session: &Session, options: &Get, targets: &[Target], format: Format) -> Result<()> {
-    let [target] = targets else { bail!("--watch follows one type at a time") };
-    let mut field_selector = options.field_selector.clone();
-    if let Some(name) = &target.name {
-        let comma = if field_selector.is_empty() { "" } else { "," };
-        field_selector.push_str(&format!("{comma}metadata.name={name}"));
-    }
-    let api = if options.all_namespaces {
-        session.client.dynamic(target.kind, None)
-    } else {
-        session.api(target.kind, "")
+/// Prints each object as it is and then as it changes, until interrupted. When the server ends the stream, it goes on
+/// from the last change that was seen.
+async fn watch(session: &Session, options: &Options, targets: &[Target], format: &Format) -> Result<()> {
+    let [target] = targets else { bail!("you may only specify a single resource type with --watch") };
+    let api = session.api_over(target.kind, options.all_namespaces);
+    let mut watch = WatchOptions {
+        label_selector: options.selector.clone(),
+        field_selector: options.field_selector.clone(),
+        bookmarks: true,
+        ..WatchOptions::default()
     };
-    let watch =
-        WatchOptions { label_selector: options.selector.clone(), field_selector, ..WatchOptions::default() };
-    let mut events = api.watch(&watch).await?;
-    let mut extras = extras(options, target.kind, false);
-    while let Some(event) = events.try_next().await? {
-        let (WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object)) = event
-        else {
-            continue;
-        };
-        if format.is_table() {
-            print!("{}", output::grid(target.kind, &[object], format, extras));
-            extras.no_headers = true;
-        } else {
-            output::print_objects(&[object], true, format)?;
+    if let Some(name) = &target.name {
+        let comma = if watch.field_selector.is_empty() { "" } else { "," };
+        watch.field_selector.push_str(&format!("{comma}metadata.name={name}"));
+    }
+    if options.watch_only {
+        let one = ListOptions { limit: 1, ..ListOptions::default() };
+        watch.resource_version = api.list(&one).await?.resource_version;
+    }
+    let mut extras = extras(options, target.kind, options.show_kind);
+    loop {
+        let mut events = api.watch(&watch).await?;
+        let mut seen = false;
+        while let Some(event) = events.try_next().await? {
+            seen = true;
+            let (change, object) = match event {
+                WatchEvent::Added(object) => ("ADDED", object),
+                WatchEvent::Modified(object) => ("MODIFIED", object),
+                WatchEvent::Deleted(object) => ("DELETED", object),
+                WatchEvent::Bookmark(revision) => {
+                    watch.resource_version = revision;
+                    continue;
+                }
+            };
+            extras.event = options.output_watch_events.then_some(change);
+            print_change(session, target.kind, object, format, &mut extras)?;
+        }
+        if !seen || watch.resource_version.is_empty() {
+            bail!("the server ended the watch");
         }
     }
-    bail!("the server ended the watch")
+}
+
+fn print_change(
+    session: &Session,
+    kind: &Kind,
+    object: Box<dyn Object>,
+    format: &Format,
+    extras: &mut Extras,
+) -> Result<()> {
+    if !format.is_table() {
+        return output::print_objects(session, &[object], true, format);
+    }
+    session.print(output::grid(kind, &[object], (session.now)(), *format == Format::Wide, extras))?;
+    extras.no_headers = true;
+    Ok(())
 }

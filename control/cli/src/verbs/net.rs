@@ -1,15 +1,40 @@
 //! `weir net`: what the kernels of the nodes hold, read at this moment by their agents.
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 use weir_client::ListOptions;
 use weir_proto::core::v1::Node;
 use weir_proto::weir::v1::{NetRequest, NetTable};
 
-use crate::arguments::{Net, View};
 use crate::output::Grid;
 use crate::session::Session;
 
-pub(crate) async fn run(session: &Session, options: &Net) -> Result<()> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[arg(value_enum)]
+    view: View,
+    /// Of this node only
+    #[arg(long)]
+    node: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum View {
+    /// Service addresses and ports, as the load balancer looks them up
+    Services,
+    /// The slots that services point into: who serves
+    Backends,
+    /// Every pinned map: its type, sizes, entries, who writes it and who reads it
+    Maps,
+    /// Flows that the dataplane translates
+    Conntrack,
+    /// Dropped packets by reason
+    Drops,
+    /// Pods' links: what may be sent from where
+    Links,
+}
+
+pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     let nodes = match &options.node {
         Some(node) => vec![node.clone()],
         None => {
@@ -30,7 +55,7 @@ pub(crate) async fn run(session: &Session, options: &Net) -> Result<()> {
         }
     }
     if let Some(grid) = grid {
-        print!("{grid}");
+        session.print(grid)?;
     }
     if silent.is_empty() { Ok(()) } else { bail!("no answer from {}", silent.join("; ")) }
 }

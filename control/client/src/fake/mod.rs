@@ -1,5 +1,5 @@
 //! An API server in memory, for tests: the generic verbs with resourceVersion, uid, finalizers, owner-independent
-//! deletion and watches, and faults that tests switch on. No validation, defaulting or access control.
+//! deletion and watches, and faults that tests switch on. No validation, defaulting or access control; dry runs write nothing.
 
 mod service;
 mod state;

@@ -88,6 +88,9 @@ impl Resources for FakeServer {
         if kind.namespaced && object.meta().namespace.is_empty() {
             object.meta_mut().namespace = wanted.namespace;
         }
+        if request.dry_run {
+            return answer(Ok(object));
+        }
         answer(self.change(|state| state.create(kind, object)))
     }
 
@@ -95,6 +98,9 @@ impl Resources for FakeServer {
         let request = request.into_inner();
         let (kind, wanted) = named(request.r#ref)?;
         let object = decoded(kind, request.object)?;
+        if request.dry_run {
+            return answer(Ok(object));
+        }
         answer(self.change(|state| state.update(kind, &wanted.subresource, object)))
     }
 
@@ -112,7 +118,7 @@ impl Resources for FakeServer {
             let object = kind
                 .from_json(&value, &mut Vec::new())
                 .map_err(|error| ApiError::bad_request(error.to_string()))?;
-            state.update(kind, &wanted.subresource, object)
+            if request.dry_run { Ok(object) } else { state.update(kind, &wanted.subresource, object) }
         }))
     }
 
@@ -125,7 +131,10 @@ impl Resources for FakeServer {
             foreground: request.propagation_policy == "Foreground",
             orphan: request.propagation_policy == "Orphan",
         };
-        let deleted = self.change(|state| state.delete(kind, &wanted.namespace, &wanted.name, &condition))?;
+        let deleted = self.change(|state| match request.dry_run {
+            true => state.get(kind, &wanted.namespace, &wanted.name),
+            false => state.delete(kind, &wanted.namespace, &wanted.name, &condition),
+        })?;
         Ok(Response::new(DeleteResponse { object: Some(wire(deleted.as_ref())) }))
     }
 

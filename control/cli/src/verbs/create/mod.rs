@@ -1,0 +1,42 @@
+//! `weir create`: objects that must not be there yet, from files or, of a few kinds, from flags.
+
+mod data;
+mod generators;
+
+use anyhow::{Context, Result};
+
+use crate::arguments::{Changing, Files, Validation};
+use crate::change::Changes;
+use crate::failure::Failures;
+use crate::manifest;
+use crate::session::Session;
+
+use generators::Generator;
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    validation: Validation,
+    #[command(flatten)]
+    changing: Changing,
+    #[command(subcommand)]
+    generator: Option<Generator>,
+}
+
+pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
+    if let Some(generator) = &options.generator {
+        let changes = Changes::new(session, generator.changing())?;
+        return changes.create(generator.object()?, "created").await;
+    }
+    let changes = Changes::new(session, &options.changing)?;
+    let mut failures = Failures::default();
+    for manifest in manifest::read(&options.files, options.validation.validate)? {
+        let place = manifest.place();
+        let created = changes.create(manifest.object, "created").await.with_context(|| place);
+        failures.keep(session, created);
+    }
+    failures.finish()
+}
