@@ -56,6 +56,11 @@ fn text(error: &Error) -> String {
         weir_client::Error::Api(status) => {
             format!("Error from server ({}): {context}{}", status.reason(), status.message())
         }
+        weir_client::Error::Transport { server, reason, .. } if reason.contains("Connection refused") => {
+            format!(
+                "The connection to the server {server} was refused - did you specify the right host or port?"
+            )
+        }
         weir_client::Error::Transport { .. } => format!("Unable to connect to the server: {context}{client}"),
         other => format!("error: {context}{other}"),
     }
@@ -82,5 +87,51 @@ impl Failures {
 
     pub(crate) fn finish(self) -> Result<()> {
         if self.count > 0 { Err(Exit(1).into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use weir_proto::ApiError;
+
+    use super::*;
+
+    #[test]
+    fn errors_read_as_in_kubectl() {
+        let pods = weir_proto::resolve("pods").unwrap();
+        let of_server = |status| Error::new(weir_client::Error::Api(status));
+        let refused = weir_client::Error::Transport {
+            operation: "list pods".to_owned(),
+            server: "https://127.0.0.1:1".to_owned(),
+            reason: "tcp connect error: Connection refused (os error 111)".to_owned(),
+            sent: false,
+        };
+        for (error, want) in [
+            (anyhow!("no such thing").context("do it"), "error: do it: no such thing"),
+            (of_server(ApiError::not_found(pods, "x")), "Error from server (NotFound): pods \"x\" not found"),
+            (
+                of_server(ApiError::forbidden("not you")).context("file.yaml, line 3"),
+                "Error from server (Forbidden): file.yaml, line 3: not you",
+            ),
+            (of_server(ApiError::invalid(pods, "x", Vec::new())), "The Pod \"x\" is invalid: []"),
+            (
+                Error::new(refused),
+                "The connection to the server https://127.0.0.1:1 was refused - did you specify the right host or port?",
+            ),
+        ] {
+            assert_eq!(text(&error), want);
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure_and_an_exit_code_says_nothing() {
+        let terminal = Terminal::captured();
+        let closed = Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("write");
+        assert_eq!(report(&terminal, &closed), 0);
+        assert_eq!(report(&terminal, &Exit(3).into()), 3);
+        assert_eq!(terminal.text(), "");
+        assert_eq!(report(&terminal, &anyhow!("so")), 1);
+        assert_eq!(terminal.text(), "error: so\n");
     }
 }

@@ -24,6 +24,7 @@ mod terminal;
 mod transcript;
 mod verbs;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -64,7 +65,8 @@ fn log(verbosity: u8) {
         6..=7 => "debug",
         _ => "trace",
     };
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 /// Verbs that need no server, and the others.
