@@ -1,9 +1,5 @@
 //! Real veth pairs, addresses and routes between namespaces of the test's own; no eBPF.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
-
-mod namespaces;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,14 +7,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use namespaces::{PodNs, on_a_node};
 use nix::sys::socket;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use weir_network::{Config, Network, PodAttachment, Route, host_name};
+use weir_tests::netns::NetNs;
+use weir_tests::require;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs `test` in a new network namespace, which stands for a node.
+fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    if !require::root() {
+        return;
+    }
+    NetNs::bare().run(|| {
+        weir_network::prepare_node().expect("sysctls");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(test());
+    });
+}
 
 async fn open(dir: &Path) -> Network {
     let pod_cidr = "10.32.1.0/24".parse().expect("a range");
@@ -36,7 +45,7 @@ fn address(attachment: &PodAttachment) -> IpAddr {
 }
 
 /// The address a server in `pod` sees when a client connects by running in `client`; both send a word.
-fn tcp(server: &PodNs, at: IpAddr, client: impl FnOnce(SocketAddr) -> TcpStream) -> IpAddr {
+fn tcp(server: &NetNs, at: IpAddr, client: impl FnOnce(SocketAddr) -> TcpStream) -> IpAddr {
     let listener = server.run(move || TcpListener::bind((at, 0)).expect("bound"));
     let to = listener.local_addr().expect("an address");
     let answering = server.spawn(move || {
@@ -56,11 +65,11 @@ fn tcp(server: &PodNs, at: IpAddr, client: impl FnOnce(SocketAddr) -> TcpStream)
     answering.join().expect("the server")
 }
 
-fn tcp_between(client: &PodNs, server: &PodNs, at: IpAddr) -> IpAddr {
+fn tcp_between(client: &NetNs, server: &NetNs, at: IpAddr) -> IpAddr {
     tcp(server, at, |to| client.run(move || TcpStream::connect_timeout(&to, PATIENCE).expect("connected")))
 }
 
-fn udp_between(client: &PodNs, server: &PodNs, at: IpAddr) {
+fn udp_between(client: &NetNs, server: &NetNs, at: IpAddr) {
     let there = server.run(move || UdpSocket::bind((at, 0)).expect("bound"));
     let here = client.run(|| UdpSocket::bind("0.0.0.0:0").expect("bound"));
     for socket in [&there, &here] {
@@ -73,7 +82,7 @@ fn udp_between(client: &PodNs, server: &PodNs, at: IpAddr) {
     assert_eq!(here.recv(&mut word).expect("an answer"), 6);
 }
 
-fn ping(from: &PodNs, to: IpAddr) {
+fn ping(from: &NetNs, to: IpAddr) {
     let IpAddr::V4(to) = to else { panic!("an IPv4 address") };
     from.run(move || {
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("allowed");
@@ -112,7 +121,7 @@ fn pods_reach_each_other_and_the_node_reaches_them() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
-        let (a, b) = (PodNs::new(), PodNs::new());
+        let (a, b) = (NetNs::bare(), NetNs::bare());
         let at_a = network.add_pod("pod-a", &a.path()).await.expect("pod a");
         let at_b = network.add_pod("pod-b", &b.path()).await.expect("pod b");
         assert_eq!(tcp_between(&a, &b, address(&at_b)), address(&at_a), "no address is translated");
@@ -135,7 +144,7 @@ fn pods_reach_each_other_and_the_node_reaches_them() {
 fn adding_a_pod_again_changes_nothing_also_after_a_restart() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
-        let pod = PodNs::new();
+        let pod = NetNs::bare();
         let network = open(dir.path()).await;
         let first = network.add_pod("pod", &pod.path()).await.expect("added");
         let before = snapshot().await;
@@ -153,10 +162,10 @@ fn a_pod_whose_namespace_was_made_anew_keeps_its_address() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
-        let (old, client) = (PodNs::new(), PodNs::new());
+        let (old, client) = (NetNs::bare(), NetNs::bare());
         let before = network.add_pod("pod", &old.path()).await.expect("added");
         network.add_pod("client", &client.path()).await.expect("added");
-        let new = PodNs::new();
+        let new = NetNs::bare();
         let after = network.add_pod("pod", &new.path()).await.expect("added to the new namespace");
         assert_eq!(after.addresses, before.addresses);
         tcp_between(&client, &new, address(&after));
@@ -168,11 +177,11 @@ fn adding_a_pod_can_be_cut_off_anywhere_and_repeated() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
-        let client = PodNs::new();
+        let client = NetNs::bare();
         network.add_pod("client", &client.path()).await.expect("added");
         let mut finished = false;
         for polls in 1.. {
-            let pod = PodNs::new();
+            let pod = NetNs::bare();
             let uid = format!("pod-{polls}");
             let cut_off = poll_at_most(polls, network.add_pod(&uid, &pod.path())).await;
             finished = cut_off.is_some();
@@ -210,7 +219,7 @@ fn removed_pods_leave_nothing_behind() {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
         let before = snapshot().await;
-        let pods: Vec<(String, PodNs)> = (0..20).map(|pod| (format!("pod-{pod}"), PodNs::new())).collect();
+        let pods: Vec<(String, NetNs)> = (0..20).map(|pod| (format!("pod-{pod}"), NetNs::bare())).collect();
         let adding = pods.iter().map(|(uid, pod)| {
             let path = pod.path();
             let network = &network;
@@ -233,7 +242,7 @@ fn leftovers_of_unknown_pods_are_collected_and_others_kept() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
-        let (a, b) = (PodNs::new(), PodNs::new());
+        let (a, b) = (NetNs::bare(), NetNs::bare());
         network.add_pod("known", &a.path()).await.expect("added");
         network.add_pod("unknown", &b.path()).await.expect("added");
         uplink().await;
@@ -299,7 +308,7 @@ fn routes_and_leftovers_can_be_listed_at_once() {
     on_a_node(|| async {
         let dir = tempfile::tempdir().expect("a directory");
         let network = open(dir.path()).await;
-        let pods: Vec<PodNs> = (0..20).map(|_| PodNs::new()).collect();
+        let pods: Vec<NetNs> = (0..20).map(|_| NetNs::bare()).collect();
         for (index, pod) in pods.iter().enumerate() {
             network.add_pod(&format!("pod-{index}"), &pod.path()).await.expect("added");
         }

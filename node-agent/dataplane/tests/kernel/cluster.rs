@@ -8,16 +8,17 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::process::Command;
 
 use weir_dataplane::{
     Backend, Batch, Config, Dataplane, PodLink, Protocol, ServiceKey, ServicePort, Sizes, XdpMode,
 };
+use weir_tests::bpffs::Bpffs;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::netns::NetNs;
+use weir_tests::packet::Mac;
+use weir_tests::topology::{Bridge, PodWire};
 
-use crate::netns::NetNs;
-use crate::sandbox::{Bpffs, Cgroup};
-
-pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xee];
+pub(crate) const HOST_MAC: Mac = [0x02, 0, 0, 0, 0, 0xee];
 pub(crate) const SIZES: Sizes =
     Sizes { services: 64, slots: 64, conntrack: 4096, sockets: 1024, pods: 16, events: 4096 };
 
@@ -40,7 +41,7 @@ pub(crate) struct Pod {
 pub(crate) struct Cluster {
     pub(crate) client: NetNs,
     pub(crate) nodes: [Node; 2],
-    _hub: NetNs,
+    _hub: Bridge,
 }
 
 pub(crate) fn node_address(number: u8) -> Ipv4Addr {
@@ -49,13 +50,12 @@ pub(crate) fn node_address(number: u8) -> Ipv4Addr {
 
 impl Cluster {
     pub(crate) fn new(xdp: XdpMode) -> Self {
-        let hub = NetNs::new();
-        hub.ip("link add br0 type bridge\nlink set br0 up");
-        let client = NetNs::new();
-        join(&hub, &client, "client", Ipv4Addr::new(10, 31, 0, 200));
+        let hub = Bridge::up();
+        let client = NetNs::machine();
+        hub.join(&client, "client", Ipv4Addr::new(10, 31, 0, 200));
         let nodes = [1, 2].map(|number| {
-            let ns = NetNs::new();
-            join(&hub, &ns, &format!("node{number}"), node_address(number));
+            let ns = NetNs::machine();
+            hub.join(&ns, &format!("node{number}"), node_address(number));
             let other = 3 - number;
             ns.ip(&format!("route add 10.32.{other}.0/24 via {}", node_address(other)));
             Node::new(ns, number, xdp)
@@ -72,32 +72,9 @@ impl Cluster {
     }
 }
 
-/// Joins a namespace to the hub's bridge by an `eth0`.
-fn join(hub: &NetNs, ns: &NetNs, name: &str, address: Ipv4Addr) {
-    hub.ip(&format!(
-        "link add {name} type veth peer name eth0 netns {path}\nlink set {name} master br0 up",
-        path = ns.path()
-    ));
-    // Frames that XDP redirects are taken by the peer's NAPI, which GRO turns on. GRO on the bridge's ports also puts
-    // segments together that leave by another port, and there they must not become frames with half a checksum again.
-    offload(hub, name, "gro on");
-    offload(hub, name, "tx off");
-    ns.ip(&format!("address add {address}/24 dev eth0\nlink set eth0 up"));
-    offload(ns, "eth0", "tx off");
-}
-
-/// `ethtool -K`. XDP knows nothing of checksums that a network card is to complete.
-fn offload(ns: &NetNs, interface: &str, setting: &str) {
-    ns.run(|| {
-        let arguments = ["-K", interface].into_iter().chain(setting.split(' '));
-        let done = Command::new("ethtool").args(arguments).output().unwrap();
-        assert!(done.status.success(), "ethtool: {}", String::from_utf8_lossy(&done.stderr));
-    });
-}
-
 impl Node {
     fn new(ns: NetNs, number: u8, xdp: XdpMode) -> Self {
-        let (bpffs, cgroup) = (Bpffs::new(), Cgroup::new());
+        let (bpffs, cgroup) = (Bpffs::mount(), Cgroup::create());
         let config = Config {
             bpffs: bpffs.node(),
             cgroup: cgroup.path().to_owned(),
@@ -121,25 +98,10 @@ impl Node {
     }
 }
 
-/// A pod's namespace, and its veth on the node.
+/// A pod's namespace, and its link to the node as the dataplane knows it.
 pub(crate) fn wire_pod(node: &NetNs, veth: &str, address: Ipv4Addr, number: u8) -> (PodLink, NetNs) {
-    let ns = NetNs::new();
     let pod_mac = [0x02, 0, 0, 0, 1, number];
-    let (host, pod) = (mac(HOST_MAC), mac(pod_mac));
-    node.ip(&format!(
-        "link add {veth} address {host} type veth peer name eth0 address {pod} netns {path}
-         link set {veth} up
-         route add {address}/32 dev {veth} scope link
-         neighbour add {address} lladdr {pod} dev {veth} nud permanent",
-        path = ns.path()
-    ));
-    ns.ip(&format!(
-        "address add {address}/32 dev eth0
-         link set eth0 up
-         neighbour add 169.254.1.1 lladdr {host} dev eth0 nud permanent
-         route add 169.254.1.1 dev eth0 scope link
-         route add default via 169.254.1.1 dev eth0 onlink"
-    ));
+    let ns = PodWire { host_name: veth, host_mac: HOST_MAC, pod_mac, address }.connect(node);
     let link = PodLink {
         ifindex: node.index_of(veth),
         addresses: vec![address.into()],
@@ -147,10 +109,6 @@ pub(crate) fn wire_pod(node: &NetNs, veth: &str, address: Ipv4Addr, number: u8) 
         host_mac: HOST_MAC,
     };
     (link, ns)
-}
-
-pub(crate) fn mac(octets: [u8; 6]) -> String {
-    octets.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// Answers with a name and whom it sees as the client: TCP once the client is done, UDP at once.

@@ -1,14 +1,10 @@
 //! The dataplane against the running kernel. Needs root and the built eBPF object; without either, each test prints why it
 //! does nothing, unless `CI` or `WEIR_REQUIRE_ROOT` is set.
-#![expect(
-    clippy::print_stdout,
-    reason = "a caller reads what a process prints, people why a test is skipped"
-)]
+#![expect(clippy::print_stdout, reason = "a caller reads what a process prints")]
 
 mod cluster;
-mod netns;
 mod packets;
 mod process;
+mod ready;
 mod restart;
-mod sandbox;
 mod traffic;

@@ -4,13 +4,16 @@ use std::net::Ipv4Addr;
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, TcpHeader, UdpHeader};
 use weir_dataplane::{Config, Dataplane, Protocol, Sizes, View, XdpMode};
 use weir_ebpf_common::{Address, Flow, ServiceId, Tuple, limits};
+use weir_tests::bpffs::Bpffs;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::netns::NetNs;
+use weir_tests::packet::{Macs, Side, ack, fragment, rst, syn, syn_ack, tcp, udp, udp_v6, udp_with_options};
+use weir_tests::topology::mac_text;
 
-use crate::cluster::{HOST_MAC, SIZES, at, backend, change, mac, service, snapshot, wire_pod};
-use crate::netns::NetNs;
-use crate::sandbox::{Bpffs, Cgroup, is_ready};
+use crate::cluster::{HOST_MAC, SIZES, at, backend, change, service, snapshot, wire_pod};
+use crate::ready::is_ready;
 
 /// On to the next program, and so to the stack: `TCX_NEXT`.
 const PASS: u32 = u32::MAX;
@@ -56,10 +59,10 @@ impl Bench {
     }
 
     fn with(sizes: Sizes, xdp: XdpMode) -> Self {
-        let ns = NetNs::new();
+        let ns = NetNs::machine();
         ns.ip("link add up0 type veth peer name up1\nlink set up1 up\nlink set up0 up");
         ns.ip("address add 10.31.0.11/24 dev up0\nroute add 10.32.2.0/24 via 10.31.0.12");
-        let guards = (Bpffs::new(), Cgroup::new());
+        let guards = (Bpffs::mount(), Cgroup::create());
         let config = Config {
             bpffs: guards.0.node(),
             cgroup: guards.1.path().to_owned(),
@@ -141,72 +144,11 @@ impl Bench {
     }
 }
 
-type Side = ([u8; 4], u16);
-
-/// Hardware addresses: to whom, from whom.
-type Macs = ([u8; 6], [u8; 6]);
-
 const OUT_OF_POD: Macs = (HOST_MAC, POD_MAC);
 const OUT_OF_SECOND_POD: Macs = (HOST_MAC, SECOND_POD_MAC);
 const INTO_POD: Macs = (POD_MAC, HOST_MAC);
 const INTO_SECOND_POD: Macs = (SECOND_POD_MAC, HOST_MAC);
 const FROM_OUTSIDE: Macs = (UPLINK_MAC, OUTSIDE_MAC);
-
-fn udp(macs: Macs, source: Side, destination: Side, ttl: u8) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2(macs.1, macs.0).ipv4(source.0, destination.0, ttl);
-    let mut bytes = Vec::new();
-    ip.udp(source.1, destination.1).write(&mut bytes, b"a datagram").unwrap();
-    bytes
-}
-
-fn tcp(macs: Macs, source: Side, destination: Side, ttl: u8, set: fn(&mut TcpHeader)) -> Vec<u8> {
-    let mut header = TcpHeader::new(source.1, destination.1, 7, 1024);
-    set(&mut header);
-    let ip = PacketBuilder::ethernet2(macs.1, macs.0).ipv4(source.0, destination.0, ttl);
-    let mut bytes = Vec::new();
-    ip.tcp_header(header).write(&mut bytes, b"a segment").unwrap();
-    bytes
-}
-
-fn syn(header: &mut TcpHeader) {
-    header.syn = true;
-}
-
-fn syn_ack(header: &mut TcpHeader) {
-    (header.syn, header.ack) = (true, true);
-}
-
-fn ack(header: &mut TcpHeader) {
-    header.ack = true;
-}
-
-/// A UDP packet with options in its IP header.
-fn udp_with_options(macs: Macs, source: Side, destination: Side, ttl: u8) -> Vec<u8> {
-    let payload = b"a datagram";
-    let mut ip =
-        Ipv4Header::new(8 + payload.len() as u16, ttl, IpNumber::UDP, source.0, destination.0).unwrap();
-    ip.options = [1, 1, 1, 1, 1, 1, 1, 0].as_slice().try_into().unwrap();
-    ip.set_payload_len(8 + payload.len()).unwrap();
-    ip.header_checksum = ip.calc_header_checksum();
-    let udp = UdpHeader::with_ipv4_checksum(source.1, destination.1, &ip, payload).unwrap();
-    let mut bytes = [macs.0, macs.1].concat();
-    bytes.extend([0x08, 0x00]);
-    ip.write(&mut bytes).unwrap();
-    udp.write(&mut bytes).unwrap();
-    bytes.extend(payload);
-    bytes
-}
-
-/// A fragment of a UDP packet.
-fn fragment(macs: Macs, source: Side, destination: Side, is_first: bool) -> Vec<u8> {
-    let mut bytes = udp(macs, source, destination, 64);
-    let mut ip = Ipv4Header::from_slice(&bytes[14..]).unwrap().0;
-    ip.more_fragments = is_first;
-    ip.fragment_offset = IpFragOffset::try_new(if is_first { 0 } else { 100 }).unwrap();
-    ip.header_checksum = ip.calc_header_checksum();
-    bytes[14..34].copy_from_slice(&ip.to_bytes());
-    bytes
-}
 
 #[test]
 fn a_packet_to_a_pod_on_the_node_is_redirected_to_it() {
@@ -396,9 +338,9 @@ fn bench_with_xdp() -> Bench {
     let bench = Bench::with(SIZES, XdpMode::Native);
     bench.ns.ip(&format!(
         "link set up0 address {}\nneighbour replace 10.31.0.12 lladdr {} dev up0\nneighbour replace 10.31.0.200 lladdr {} dev up0",
-        mac(UPLINK_MAC),
-        mac(OTHER_MAC),
-        mac(OUTSIDE_MAC)
+        mac_text(UPLINK_MAC),
+        mac_text(OTHER_MAC),
+        mac_text(OUTSIDE_MAC)
     ));
     bench
 }
@@ -473,7 +415,7 @@ fn a_client_that_uses_its_port_again_gets_a_new_flow() {
     bench.serve(POD);
     let (client, port) = ((CLIENT, 40000), (NODE, 30080));
     bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
-    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, |header| header.rst = true));
+    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, rst));
     let moved = service(Protocol::Tcp, vec![backend(SECOND_POD.into(), 8080)]);
     bench.dataplane.apply(&change(vec![moved])).unwrap();
     let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
@@ -644,10 +586,8 @@ fn arp_goes_up_and_ipv6_does_not() {
     let mut packet = udp(OUT_OF_POD, (POD, 4000), (NODE, 53), 64);
     packet[12..14].copy_from_slice(&[0x08, 0x06]);
     assert_eq!(bench.pod_sends(&packet), (PASS, packet));
-    let global = PacketBuilder::ethernet2(POD_MAC, HOST_MAC).ipv6([0x20; 16], [0x21; 16], 64).udp(1, 2);
-    let mut bytes = Vec::new();
-    global.write(&mut bytes, b"x").unwrap();
-    bench.assert_dropped(bench.pod_sends(&bytes), "unsupported_protocol");
+    let global = udp_v6(OUT_OF_POD, ([0x20; 16], 1), ([0x21; 16], 2), 64);
+    bench.assert_dropped(bench.pod_sends(&global), "unsupported_protocol");
 }
 
 #[test]

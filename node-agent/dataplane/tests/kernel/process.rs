@@ -13,8 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::libc;
-
-use crate::netns::NetNs;
+use weir_tests::netns::NetNs;
 
 const ORDERS: &str = "WEIR_TEST_ORDERS";
 const PATIENCE: Duration = Duration::from_secs(3);

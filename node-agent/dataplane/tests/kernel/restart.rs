@@ -5,13 +5,12 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
-use weir_dataplane::{Dataplane, Error, PlanError, Protocol, View};
+use weir_dataplane::{Dataplane, Error, PlanError, Protocol, View, XdpMode};
 use weir_ebpf_common::Node as NodeValue;
 
 use crate::cluster::{Cluster, Node, Pod, at, backend, change, key, node_address, serve, service, snapshot};
 use crate::process;
-use crate::sandbox::is_ready;
-use weir_dataplane::XdpMode;
+use crate::ready::is_ready;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 

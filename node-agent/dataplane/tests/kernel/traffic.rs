@@ -7,7 +7,7 @@ use weir_dataplane::{Protocol, View, XdpMode};
 
 use crate::cluster::{Cluster, Pod, at, backend, change, node_address, serve, service, snapshot};
 use crate::process::{self, Seen};
-use crate::sandbox::is_ready;
+use crate::ready::is_ready;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const CLIENT: &str = "10.31.0.200";
@@ -111,7 +111,7 @@ fn a_socket_of_both_families_reaches_a_cluster_ip() {
     }
     let scene = scene(XdpMode::Off);
     let node = &scene.cluster.nodes[0];
-    node.ns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap());
+    node.ns.sysctl("ipv6/conf/all/disable_ipv6", "0");
     let vip = at(VIP.to_ipv6_mapped(), 80);
     for orders in
         [format!("tcp {vip} 4"), format!("udp-connected {vip} 4"), format!("udp-unconnected {vip} 4")]

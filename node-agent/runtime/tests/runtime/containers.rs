@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use weir_runtime::logs::{Cancel, LogOptions};
 use weir_runtime::{Config, ContainerState, Error, ExitReason, Mount, Propagation, Runtime};
+use weir_tests::require;
 
-use crate::fixture::{Node, is_root, traces, wait_until};
+use crate::fixture::{Node, traces, wait_until};
 
 #[test]
 fn a_container_runs_logs_exits_and_is_removed() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -34,7 +35,7 @@ fn a_container_runs_logs_exits_and_is_removed() {
 
 #[test]
 fn nothing_is_left_of_a_pod_that_was_removed_while_it_ran() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -72,7 +73,7 @@ fn nothing_is_left_of_a_pod_that_was_removed_while_it_ran() {
 
 #[test]
 fn the_process_gets_the_environment_directory_hostname_and_files_it_should() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -116,7 +117,7 @@ fn the_process_gets_the_environment_directory_hostname_and_files_it_should() {
 
 #[test]
 fn hosts_and_resolver_can_be_changed_while_a_container_runs() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -134,7 +135,7 @@ fn hosts_and_resolver_can_be_changed_while_a_container_runs() {
 
 #[test]
 fn a_command_that_cannot_be_executed_is_named() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -170,7 +171,7 @@ fn a_command_that_cannot_be_executed_is_named() {
 
 #[test]
 fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -185,7 +186,7 @@ fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
 
 #[test]
 fn requests_and_limits_become_settings_of_the_pods_and_the_containers_cgroups() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -217,7 +218,7 @@ fn requests_and_limits_become_settings_of_the_pods_and_the_containers_cgroups() 
 
 #[test]
 fn stopping_gives_the_grace_period_and_then_kills() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -246,7 +247,7 @@ fn stopping_gives_the_grace_period_and_then_kills() {
 
 #[test]
 fn creating_and_starting_again_changes_nothing() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -261,7 +262,7 @@ fn creating_and_starting_again_changes_nothing() {
 
 #[test]
 fn what_is_not_supported_yet_is_refused_by_name() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -283,7 +284,7 @@ fn what_is_not_supported_yet_is_refused_by_name() {
 
 #[test]
 fn a_follower_reads_a_log_while_it_is_written() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -299,7 +300,7 @@ fn a_follower_reads_a_log_while_it_is_written() {
 
 #[test]
 fn host_namespaces_are_the_nodes_own_and_orphans_do_not_survive() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();

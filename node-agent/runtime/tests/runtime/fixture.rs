@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use weir_runtime::cgroup::QosClass;
@@ -14,21 +14,10 @@ use weir_runtime::{
     Config, ContainerKey, ContainerSpec, ContainerStatus, Exit, PullPolicy, Resources, Runtime, Sandbox,
     SandboxSpec,
 };
+use weir_tests::wait;
 
 pub(crate) const IMAGE: &str = "weir.test/busybox:v1";
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Says why a test that needs root does not run, and fails instead where root is expected.
-pub(crate) fn is_root() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    let required = std::env::var_os("CI").is_some_and(|value| value == "true")
-        || std::env::var_os("WEIR_REQUIRE_ROOT").is_some_and(|value| value == "1");
-    assert!(!required, "this test needs root, and CI or WEIR_REQUIRE_ROOT says that it must run");
-    let _ = writeln!(std::io::stderr(), "skipped: containers need root");
-    false
-}
 
 /// The program that dispatches to the shim.
 pub(crate) fn shim_program() -> PathBuf {
@@ -316,11 +305,7 @@ impl Drop for Node {
 }
 
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait::until_true(what, DEADLINE, condition);
 }
 
 /// What a container may leave behind: mounts and processes that mention `needle`, and the namespaces that exist.

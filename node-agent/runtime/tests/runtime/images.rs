@@ -9,8 +9,9 @@ use proptest::test_runner::TestRunner;
 use tar::EntryType;
 use weir_runtime::images::ImageError;
 use weir_runtime::{ImageStore, PullPolicy};
+use weir_tests::require;
 
-use crate::fixture::{Compression, Layer, Layout, is_root};
+use crate::fixture::{Compression, Layer, Layout};
 
 const NAME: &str = "weir.test/image:v1";
 
@@ -52,7 +53,7 @@ impl Images {
 
 #[test]
 fn layers_of_every_compression_and_archives_are_read() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
@@ -74,7 +75,7 @@ fn layers_of_every_compression_and_archives_are_read() {
 
 #[test]
 fn the_variant_of_this_platform_is_chosen_from_an_index() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();
@@ -129,7 +130,7 @@ fn an_image_that_is_nowhere_is_named_with_the_places_searched() {
 
 #[test]
 fn an_image_in_the_store_outlives_its_source() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();
@@ -142,7 +143,7 @@ fn an_image_in_the_store_outlives_its_source() {
 
 #[test]
 fn bytes_that_are_not_what_their_digest_says_are_refused() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();
@@ -179,7 +180,7 @@ fn half_written_layers_are_swept_at_the_next_start() {
 
 #[test]
 fn files_links_modes_owners_and_times_arrive_as_packed() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut setuid = Layer::header(EntryType::Regular, 0o4755);
@@ -205,7 +206,7 @@ fn files_links_modes_owners_and_times_arrive_as_packed() {
 
 #[test]
 fn deletions_become_what_overlayfs_understands() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();
@@ -237,7 +238,7 @@ fn attribute(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
 
 #[test]
 fn a_layer_that_reaches_out_of_its_directory_is_refused() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();
@@ -296,7 +297,7 @@ fn wicked_layer() -> impl Strategy<Value = Vec<(u8, String, String)>> {
 
 #[test]
 fn no_layer_whatever_touches_anything_outside() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut runner =
@@ -354,7 +355,7 @@ fn listing(top: &Path, neighbour: &Path) -> Vec<String> {
 
 #[test]
 fn links_are_replaced_and_not_written_through() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let images = Images::new();

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use weir_runtime::{ContainerState, Error, ExitReason, Runtime};
+use weir_tests::require;
 
-use crate::fixture::{Node, is_root, traces, wait_until};
+use crate::fixture::{Node, traces, wait_until};
 
 fn pid(state: &ContainerState) -> i32 {
     match state {
@@ -34,7 +35,7 @@ fn shim_of(directory: &str) -> i32 {
 
 #[test]
 fn containers_outlive_the_agent_and_are_found_again() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut node = Node::new();
@@ -70,7 +71,7 @@ fn containers_outlive_the_agent_and_are_found_again() {
 
 #[test]
 fn a_state_directory_serves_one_runtime_at_a_time() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut node = Node::new();
@@ -81,7 +82,7 @@ fn a_state_directory_serves_one_runtime_at_a_time() {
 
 #[test]
 fn a_killed_agent_process_takes_no_container_with_it() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut node = Node::new();
@@ -112,7 +113,7 @@ fn a_killed_agent_process_takes_no_container_with_it() {
 
 #[test]
 fn a_container_whose_shim_is_killed_is_killed_and_reported() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut node = Node::new();
@@ -141,7 +142,7 @@ fn a_container_whose_shim_is_killed_is_killed_and_reported() {
 
 #[test]
 fn a_container_whose_shim_dies_before_the_start_is_gone_too() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -156,7 +157,7 @@ fn a_container_whose_shim_dies_before_the_start_is_gone_too() {
 
 #[test]
 fn a_killed_first_process_is_an_exit_by_signal() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -170,7 +171,7 @@ fn a_killed_first_process_is_an_exit_by_signal() {
 
 #[test]
 fn half_written_state_is_cleaned_up_by_removing_the_pod() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let mut node = Node::new();
@@ -192,7 +193,7 @@ fn half_written_state_is_cleaned_up_by_removing_the_pod() {
 
 #[test]
 fn many_pods_come_and_go_at_once_and_leave_nothing() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();

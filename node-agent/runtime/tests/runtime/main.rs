@@ -1,4 +1,4 @@
-//! The runtime as its users see it, on real kernels. Needs root; see [`fixture::is_root`].
+//! The runtime as its users see it, on real kernels. Needs root; see [`weir_tests::require`].
 
 mod containers;
 mod fixture;

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use weir_runtime::{ContainerSpec, Error, ExecSpec, ExecStdio, Seccomp};
+use weir_tests::require;
 
-use crate::fixture::{Node, is_root, shim_program};
+use crate::fixture::{Node, shim_program};
 
 fn exec(node: &Node, spec: &ContainerSpec, script: &str) -> Result<(i32, String), Error> {
     let (read, write) = nix::unistd::pipe().expect("a pipe");
@@ -28,7 +29,7 @@ fn read_all(pipe: OwnedFd) -> String {
 
 #[test]
 fn the_user_comes_from_the_image_or_the_security_context() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -52,7 +53,7 @@ fn the_user_comes_from_the_image_or_the_security_context() {
 
 #[test]
 fn root_in_a_container_cannot_raise_its_limits_or_reach_devices() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -77,7 +78,7 @@ fn root_in_a_container_cannot_raise_its_limits_or_reach_devices() {
 
 #[test]
 fn capabilities_are_the_usual_ones_and_no_new_privs_is_set_when_asked() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -106,7 +107,7 @@ fn capabilities_are_the_usual_ones_and_no_new_privs_is_set_when_asked() {
 
 #[test]
 fn the_default_seccomp_profile_lets_programs_work_and_stops_what_it_should() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -137,7 +138,7 @@ fn the_default_seccomp_profile_lets_programs_work_and_stops_what_it_should() {
 
 #[test]
 fn the_default_seccomp_profile_lets_nobody_clone_into_new_namespaces() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -158,7 +159,7 @@ fn the_default_seccomp_profile_lets_nobody_clone_into_new_namespaces() {
 
 #[test]
 fn a_read_only_root_stays_as_it_is() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -172,7 +173,7 @@ fn a_read_only_root_stays_as_it_is() {
 
 #[test]
 fn the_agents_program_is_out_of_a_containers_reach() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -193,7 +194,7 @@ fn the_agents_program_is_out_of_a_containers_reach() {
 
 #[test]
 fn an_exec_session_runs_as_the_container_does() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -221,7 +222,7 @@ fn an_exec_session_runs_as_the_container_does() {
 
 #[test]
 fn an_exec_session_that_fails_or_takes_too_long_says_so() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -252,7 +253,7 @@ fn an_exec_session_that_fails_or_takes_too_long_says_so() {
 
 #[test]
 fn a_privileged_container_has_the_nodes_devices_and_may_mount() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
@@ -266,7 +267,7 @@ fn a_privileged_container_has_the_nodes_devices_and_may_mount() {
 
 #[test]
 fn sysctls_of_the_pod_are_set_and_those_of_the_node_refused() {
-    if !is_root() {
+    if !require::root() {
         return;
     }
     let node = Node::new();
