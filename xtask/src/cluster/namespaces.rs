@@ -130,9 +130,9 @@ fn attach(hub: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr)
     namespace.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"])?;
     // Frames on this wire carry whole checksums, as on a real one: XDP would lose the partial ones.
     namespace.run("ethtool", &["--offload", "eth0", "tx", "off"])?;
-    namespace.ip(&["link", "set", "eth0", "up"])?;
-    // A veth takes what its peer's XDP program sends only while it polls, which GRO makes it do; and what GRO put
-    // together must leave with whole checksums again.
+    // A veth takes what its peer's XDP program sends only while it polls, which GRO makes it do, and the peer learns of
+    // that when it comes up. What GRO put together must leave with whole checksums again.
     hub.run("ethtool", &["--offload", port, "gro", "on", "tx", "off"])?;
+    namespace.ip(&["link", "set", "eth0", "up"])?;
     hub.ip(&["link", "set", port, "master", BRIDGE, "up"])
 }
