@@ -210,8 +210,11 @@ impl From<tonic::Status> for ApiError {
         match Status::decode(status.details()) {
             Ok(carried) if !carried.reason.is_empty() => Self(Box::new(carried)),
             _ => {
-                let reason =
-                    REASONS.iter().find(|row| row.2 == status.code()).map_or("InternalError", |row| row.0);
+                let reason = match status.code() {
+                    // What the API itself calls expired carries details; this is the transport's limit on a message.
+                    Code::OutOfRange => "RequestEntityTooLarge",
+                    code => REASONS.iter().find(|row| row.2 == code).map_or("InternalError", |row| row.0),
+                };
                 Self::new(reason, status.message().to_owned())
             }
         }
@@ -274,6 +277,7 @@ mod tests {
     fn a_bare_grpc_error_gets_the_reason_of_its_code() {
         for (code, reason) in [
             (Code::NotFound, "NotFound"),
+            (Code::OutOfRange, "RequestEntityTooLarge"),
             (Code::Unavailable, "ServiceUnavailable"),
             (Code::Unknown, "InternalError"),
         ] {
