@@ -12,14 +12,22 @@ pub fn workspace() -> PathBuf {
     manifest.parent().map(PathBuf::from).unwrap_or(manifest)
 }
 
-/// `cargo` in the workspace, without what the outer cargo or the shell said about toolchains and where to build.
+/// `cargo` in the workspace, without what the outer cargo or the shell said about toolchains, where to build, and the
+/// package that runs: build scripts that ask for those (ring's) would run again, and all that stands on them be rebuilt,
+/// each time a build by hand follows one from here.
 pub fn cargo() -> Command {
+    const GIVEN_TO_XTASK: &[&str] = &["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
     let mut command = Command::new("cargo");
     command.current_dir(workspace());
     for name in
         ["CARGO", "CARGO_TARGET_DIR", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"]
     {
         command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        if GIVEN_TO_XTASK.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
     command
 }
