@@ -11,13 +11,15 @@ use std::time::Duration;
 use clap::Parser;
 use futures::stream::{self, BoxStream, StreamExt};
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use weir_client::Client;
 use weir_client::fake::FakeServer;
 use weir_proto::meta::v1::Time;
 use weir_proto::weir::v1::resources_server::ResourcesServer;
 use weir_proto::weir::v1::streams_server::{Streams, StreamsServer};
-use weir_proto::weir::v1::{LogsChunk, LogsRequest};
+use weir_proto::weir::v1::{
+    ForwardInput, ForwardOutput, LogsChunk, LogsRequest, SessionInput, SessionOutput,
+};
 use weir_proto::{apps, core, discovery};
 
 use crate::arguments::{Arguments, Validate};
@@ -149,6 +151,27 @@ struct Logs;
 #[tonic::async_trait]
 impl Streams for Logs {
     type LogsStream = BoxStream<'static, Result<LogsChunk, Status>>;
+    type ExecStream = BoxStream<'static, Result<SessionOutput, Status>>;
+    type AttachStream = BoxStream<'static, Result<SessionOutput, Status>>;
+    type PortForwardStream = BoxStream<'static, Result<ForwardOutput, Status>>;
+
+    async fn exec(&self, _: Request<Streaming<SessionInput>>) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("no containers here"))
+    }
+
+    async fn attach(
+        &self,
+        _: Request<Streaming<SessionInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::unimplemented("no containers here"))
+    }
+
+    async fn port_forward(
+        &self,
+        _: Request<Streaming<ForwardInput>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        Err(Status::unimplemented("no containers here"))
+    }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let LogsRequest { pod, container, tail_lines, since_seconds, previous, .. } = request.into_inner();

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 use weir_dataplane::View;
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::inspect_server::Inspect;
-use weir_proto::weir::v1::{NetRequest, NetRow, NetTable};
+use weir_proto::weir::v1::{NetRequest, NetRow, NetTable, NodeStats, StatsRequest};
 
 use super::Sources;
 
@@ -35,5 +35,8 @@ impl Inspect for Service {
             columns: table.columns,
             rows,
         }))
+    }
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<NodeStats>, Status> {
+        Err(Status::unimplemented("statistics are not served yet"))
     }
 }

@@ -6,16 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use futures::stream::BoxStream;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use weir_proto::Resource;
 use weir_proto::core::v1::Pod;
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::streams_server::Streams;
-use weir_proto::weir::v1::{LogsChunk, LogsRequest};
+use weir_proto::weir::v1::{
+    ForwardInput, ForwardOutput, LogsChunk, LogsRequest, SessionInput, SessionOutput,
+};
 use weir_runtime::ContainerKey;
 use weir_runtime::logs::{Cancel, LogOptions, LogReader};
 
@@ -43,6 +46,27 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<LogsChunk, Status>> + Send>>;
 #[tonic::async_trait]
 impl Streams for Service {
     type LogsStream = Chunks;
+    type ExecStream = BoxStream<'static, Result<SessionOutput, Status>>;
+    type AttachStream = BoxStream<'static, Result<SessionOutput, Status>>;
+    type PortForwardStream = BoxStream<'static, Result<ForwardOutput, Status>>;
+
+    async fn exec(&self, _: Request<Streaming<SessionInput>>) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("exec is not served yet"))
+    }
+
+    async fn attach(
+        &self,
+        _: Request<Streaming<SessionInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::unimplemented("attach is not served yet"))
+    }
+
+    async fn port_forward(
+        &self,
+        _: Request<Streaming<ForwardInput>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        Err(Status::unimplemented("port-forward is not served yet"))
+    }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Chunks>, Status> {
         let request = request.into_inner();

@@ -49,4 +49,8 @@ impl Inspect for InspectFace {
         call.set_timeout(PATIENCE);
         client.net(call).await
     }
+
+    async fn stats(&self, _: Request<pb::StatsRequest>) -> Result<Response<pb::NodeStats>, Status> {
+        Err(Status::unimplemented("statistics are not served yet"))
+    }
 }

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use weir_proto::weir::v1 as pb;
 use weir_proto::weir::v1::streams_server::Streams;
 
@@ -22,6 +22,30 @@ pub(crate) struct StreamsFace {
 #[tonic::async_trait]
 impl Streams for StreamsFace {
     type LogsStream = BoxStream<'static, Result<pb::LogsChunk, Status>>;
+    type ExecStream = BoxStream<'static, Result<pb::SessionOutput, Status>>;
+    type AttachStream = BoxStream<'static, Result<pb::SessionOutput, Status>>;
+    type PortForwardStream = BoxStream<'static, Result<pb::ForwardOutput, Status>>;
+
+    async fn exec(
+        &self,
+        _: Request<Streaming<pb::SessionInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("exec is not served yet"))
+    }
+
+    async fn attach(
+        &self,
+        _: Request<Streaming<pb::SessionInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::unimplemented("attach is not served yet"))
+    }
+
+    async fn port_forward(
+        &self,
+        _: Request<Streaming<pb::ForwardInput>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        Err(Status::unimplemented("port-forward is not served yet"))
+    }
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let context = Context::new(caller(request.extensions())?);

@@ -112,6 +112,9 @@ fn resource(kind: &'static Kind) -> Vec<Value> {
             "binding" => (Some(("", "v1", "Binding")), &["create"]),
             "eviction" => (Some(("policy", "v1", "Eviction")), &["create"]),
             "log" => (None, &["get"]),
+            "exec" => (Some(("", "v1", "PodExecOptions")), &["create", "get"]),
+            "attach" => (Some(("", "v1", "PodAttachOptions")), &["create", "get"]),
+            "portforward" => (Some(("", "v1", "PodPortForwardOptions")), &["create", "get"]),
             "finalize" => (None, &["update"]),
             _ => (None, &["get", "patch", "update"]),
         };
