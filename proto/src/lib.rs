@@ -37,7 +37,7 @@ pub use object::{Object, Resource};
 pub use scalar::{Format, IntOrString, Quantity, ScalarError};
 pub use status::ApiError;
 
-pub use k8s::{apps, autoscaling, coordination, core, discovery, meta, policy};
+pub use k8s::{apps, autoscaling, coordination, core, discovery, meta, policy, scheduling};
 
 /// Kubernetes' own groups, laid out as their packages are.
 pub mod k8s {
@@ -74,6 +74,11 @@ pub mod k8s {
     pub mod policy {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/k8s.policy.v1.rs"));
+        }
+    }
+    pub mod scheduling {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/k8s.scheduling.v1.rs"));
         }
     }
 }

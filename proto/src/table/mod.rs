@@ -17,7 +17,7 @@ use crate::kind::{Column, Kind};
 use crate::meta::v1::{ObjectMeta, Time};
 use crate::net::v1alpha1::DataplaneNode;
 use crate::object::Object;
-use crate::{apps, coordination, discovery};
+use crate::{apps, coordination, discovery, scheduling};
 
 pub use duration::human_duration;
 
@@ -46,6 +46,7 @@ pub fn row(object: &dyn Object, now: Time) -> Vec<String> {
         core::Service => network::service_cells,
         discovery::v1::EndpointSlice => network::endpoint_slice_cells,
         coordination::v1::Lease => config::lease_cells,
+        scheduling::v1::PriorityClass => config::priority_class_cells,
         core::Event => event::cells,
         core::PodTemplate => workload::pod_template_cells,
         apps::v1::Deployment => workload::deployment_cells,

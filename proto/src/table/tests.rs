@@ -156,6 +156,11 @@ fn other_kinds_read_as_in_kubectl() {
             "n1 | 42 | 3 | 9 |  | 5m3s",
         ),
         (
+            "pc",
+            json!({"metadata": {"name": "high"}, "value": 1000, "globalDefault": true, "preemptionPolicy": "Never"}),
+            "high | 1000 | true | 5m3s | Never",
+        ),
+        (
             "ev",
             json!({"metadata": {"name": "web.1"}, "type": "Warning", "reason": "BackOff", "message": "again\n", "count": 7,
                 "involvedObject": {"kind": "Pod", "name": "web-1"}, "source": {"component": "agent", "host": "n1"},
