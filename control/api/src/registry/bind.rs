@@ -64,6 +64,8 @@ impl Registry {
                 spec.node_name.clone_from(&node);
                 pod.metadata.get_or_insert_default().annotations.extend(annotations.clone());
                 set_scheduled(&mut pod);
+                // What was held for the pod it has got now.
+                pod.status_mut().nominated_node_name.clear();
                 Ok(Change::Put(Box::new(pod)))
             })
             .await?;

@@ -9,6 +9,7 @@ use weir_proto::{Object, Resource};
 use weir_store::Txn;
 
 use super::{Context, Registry, Target, Written, encode_for_store};
+use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::{self, Verb};
 use crate::cache::CachedObject;
@@ -65,6 +66,7 @@ impl Registry {
             }
             new.meta().name.clone_into(&mut target.name);
             complete(strategy, new.as_mut());
+            admission::admit_new(self, new.as_mut()).await?;
             validate(strategy, new.as_ref())?;
             let claims = match new.downcast_mut::<Service>() {
                 Some(service) => self.inner.allocator.plan(service, None).await?,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use weir_proto::core::v1::Namespace;
 use weir_proto::meta::v1::Time;
+use weir_proto::scheduling::v1::PriorityClass;
 use weir_proto::status::ApiError;
 use weir_proto::{Kind, Object, Resource};
 
@@ -13,7 +14,7 @@ use super::update::{Change, check_preconditions};
 use super::{Context, Registry, Target};
 use crate::auth::{self, Verb};
 use crate::cache::CachedObject;
-use crate::strategy::AnyStrategy;
+use crate::strategy::{AnyStrategy, priority_class};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -83,6 +84,10 @@ impl Registry {
         }
         if target.kind == Namespace::KIND && LASTING_NAMESPACES.contains(&target.name.as_str()) {
             return Err(auth::forbidden(target.kind, &target.name, "this namespace may not be deleted"));
+        }
+        if target.kind == PriorityClass::KIND && priority_class::is_of_the_system(&target.name) {
+            let why = "this is a system priority class and cannot be deleted";
+            return Err(auth::forbidden(target.kind, &target.name, why));
         }
         if options.grace_period_seconds.is_some_and(|seconds| seconds < 0) {
             return Err(ApiError::bad_request("gracePeriodSeconds: must be greater than or equal to 0"));

@@ -9,6 +9,7 @@ use weir_proto::status::ApiError;
 use weir_store::Txn;
 
 use super::{Context, Registry, Target, Written, create, encode_for_store, scale};
+use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::Verb;
 use crate::cache::CachedObject;
@@ -101,6 +102,9 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let current = self.read(target).await?;
             let mut change = plan(&current)?;
+            if let Change::Put(object) = &change {
+                admission::admit(self, object.as_ref())?;
+            }
             let claims = self.claims(&mut change, &current).await?;
             let key = target.key();
             let txn = Txn::new().unchanged(&key, current.revision);

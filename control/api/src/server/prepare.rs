@@ -1,14 +1,16 @@
-//! What every cluster has from its first moment: the namespaces that others take for granted.
+//! What every cluster has from its first moment: the namespaces and priority classes that others take for granted.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weir_proto::Resource;
 use weir_proto::core::v1::Namespace;
 use weir_proto::meta::v1::ObjectMeta;
 use weir_proto::status::ApiError;
 
 use crate::registry::Registry;
+use crate::strategy::priority_class;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const RETRY: Duration = Duration::from_secs(1);
@@ -17,8 +19,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) fn start(registry: Registry, stop: CancellationToken) -> watch::Receiver<bool> {
     let (prepared, is_prepared) = watch::channel(false);
     tokio::spawn(async move {
-        while let Err(error) = make_namespaces(&registry).await {
-            tracing::warn!(%error, "cannot make the cluster's namespaces yet");
+        while let Err(error) = make_all(&registry).await {
+            tracing::warn!(%error, "cannot make what every cluster has yet");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
@@ -31,14 +33,23 @@ pub(super) fn start(registry: Registry, stop: CancellationToken) -> watch::Recei
     is_prepared
 }
 
-async fn make_namespaces(registry: &Registry) -> Result<(), ApiError> {
+async fn make_all(registry: &Registry) -> Result<(), ApiError> {
     for name in NAMESPACES {
         let metadata = Some(ObjectMeta { name: name.to_owned(), ..ObjectMeta::default() });
-        match registry.create_own(Namespace { metadata, ..Namespace::default() }).await {
-            Ok(_) => tracing::info!(name, "made a namespace"),
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => return Err(error),
-        }
+        make(registry, Namespace { metadata, ..Namespace::default() }).await?;
+    }
+    for class in priority_class::system_classes() {
+        make(registry, class).await?;
+    }
+    Ok(())
+}
+
+async fn make<R: Resource>(registry: &Registry, object: R) -> Result<(), ApiError> {
+    let name = object.meta().name.clone();
+    match registry.create_own(object).await {
+        Ok(_) => tracing::info!(kind = R::KIND.kind, name, "made"),
+        Err(error) if error.is_already_exists() => {}
+        Err(error) => return Err(error),
     }
     Ok(())
 }

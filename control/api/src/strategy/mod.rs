@@ -13,6 +13,7 @@ mod namespace;
 mod node;
 mod pod;
 pub(crate) mod pod_spec;
+pub(crate) mod priority_class;
 mod replica_set;
 pub(crate) mod service;
 mod service_account;
@@ -189,7 +190,7 @@ impl AnyStrategy for Plain {
 
 /// The strategy of a kind.
 pub(crate) fn for_kind(kind: &'static Kind) -> Box<dyn AnyStrategy> {
-    let all: [Box<dyn AnyStrategy>; 13] = [
+    let all: [Box<dyn AnyStrategy>; 14] = [
         Box::new(config::ConfigMaps),
         Box::new(config::Secrets),
         Box::new(dataplane_node::DataplaneNodes),
@@ -200,6 +201,7 @@ pub(crate) fn for_kind(kind: &'static Kind) -> Box<dyn AnyStrategy> {
         Box::new(namespace::Namespaces),
         Box::new(node::Nodes),
         Box::new(pod::Pods),
+        Box::new(priority_class::PriorityClasses),
         Box::new(replica_set::ReplicaSets),
         Box::new(service::Services),
         Box::new(service_account::ServiceAccounts),

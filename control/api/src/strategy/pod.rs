@@ -1,6 +1,7 @@
 //! Pods.
 
-use weir_proto::core::v1::{Pod, PodStatus, Toleration};
+use weir_proto::core::v1::{Pod, PodCondition, PodStatus, Toleration};
+use weir_proto::meta::v1::Time;
 
 use super::{Strategy, pod_spec, unsupported};
 use crate::validation::{Errors, Path};
@@ -10,15 +11,6 @@ pub(super) struct Pods;
 /// How long a pod stays on a node that is not ready or not reachable, unless it says otherwise.
 const TOLERATION_SECONDS: i64 = 300;
 const NODE_TROUBLES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-
-/// The priority of a class; those of the system are the only ones there are.
-pub(super) fn priority_of(class: &str) -> Option<i32> {
-    match class {
-        "system-node-critical" => Some(2_000_001_000),
-        "system-cluster-critical" => Some(2_000_000_000),
-        _ => None,
-    }
-}
 
 impl Strategy for Pods {
     type Object = Pod;
@@ -35,16 +27,24 @@ impl Strategy for Pods {
             "default".clone_into(&mut spec.service_account_name);
             "default".clone_into(&mut spec.service_account);
         }
-        let priority = priority_of(&spec.priority_class_name).unwrap_or(0);
-        spec.priority.get_or_insert(priority);
         for trouble in NODE_TROUBLES {
             tolerate(&mut spec.tolerations, trouble);
         }
         pod.status = Some(PodStatus {
             phase: "Pending".to_owned(),
             qos_class: pod_spec::classify(spec).to_owned(),
+            conditions: if spec.scheduling_gates.is_empty() { Vec::new() } else { vec![gated()] },
             ..PodStatus::default()
         });
+    }
+
+    /// What admission worked out when the pod was created stays, where an update leaves it out.
+    fn prepare_update(&self, new: &mut Pod, old: &Pod) {
+        let (Some(new), Some(old)) = (&mut new.spec, &old.spec) else { return };
+        new.priority = new.priority.or(old.priority);
+        if new.preemption_policy.is_none() {
+            new.preemption_policy.clone_from(&old.preemption_policy);
+        }
     }
 
     fn copy_status(&self, to: &mut Pod, from: &Pod) {
@@ -118,6 +118,18 @@ impl Strategy for Pods {
         let own = spec.and_then(|spec| spec.termination_grace_period_seconds);
         let seconds = requested.or(own).unwrap_or(pod_spec::GRACE_PERIOD);
         Some(if seconds < 0 { 1 } else { seconds })
+    }
+}
+
+/// The scheduler leaves the pod alone, and says so from the start.
+fn gated() -> PodCondition {
+    PodCondition {
+        r#type: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: "SchedulingGated".to_owned(),
+        message: "Scheduling is blocked due to non-empty scheduling gates".to_owned(),
+        last_transition_time: Some(Time::now()),
+        ..PodCondition::default()
     }
 }
 

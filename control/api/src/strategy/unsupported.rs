@@ -16,10 +16,6 @@ const CANNOT_START: &str = "the pod cannot start with it";
 const MESSAGE_PATH: &str = "/dev/termination-log";
 
 const POD: &[Row<PodSpec>] = &[
-    ("priorityClassName", "the pod has the default priority", |spec| {
-        !spec.priority_class_name.is_empty() && super::pod::priority_of(&spec.priority_class_name).is_none()
-    }),
-    ("preemptionPolicy", "no pod is preempted", |spec| spec.preemption_policy.is_some()),
     ("runtimeClassName", "there is one runtime", |spec| spec.runtime_class_name.is_some()),
     ("hostUsers", "pods have no user namespace of their own", |spec| spec.host_users == Some(false)),
     ("shareProcessNamespace", CANNOT_START, |spec| spec.share_process_namespace == Some(true)),

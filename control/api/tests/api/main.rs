@@ -6,6 +6,7 @@ mod fixture;
 mod lists;
 mod nodes;
 mod pods;
+mod priority;
 mod rest;
 mod services;
 mod tls;

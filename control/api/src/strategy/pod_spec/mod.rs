@@ -30,6 +30,9 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     placement::validate(spec, path, errors);
     validate_lifetime(spec, path, errors);
     validate_identity(spec, path, errors);
+    if let Some(policy) = &spec.preemption_policy {
+        validate_preemption_policy(policy, &path.child("preemptionPolicy"), errors);
+    }
     validate_dns(spec, path, errors);
 }
 
@@ -76,6 +79,13 @@ fn validate_identity(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     }
     for (index, group) in context.supplemental_groups.iter().enumerate() {
         validate_id(&path.child("supplementalGroups").index(index), Some(*group), errors);
+    }
+}
+
+pub(super) fn validate_preemption_policy(policy: &str, path: &Path<'_>, errors: &mut Errors) {
+    match policy {
+        "" => errors.required(path, ""),
+        _ => errors.one_of(path, policy, &["PreemptLowerPriority", "Never"]),
     }
 }
 
