@@ -84,6 +84,10 @@ pub(crate) struct Config {
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
     pub(crate) node_port_range: String,
 
+    /// Weights and arguments of the scheduler's plugins: a KubeSchedulerConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
+
     /// What to run
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["api", "scheduler", "controllers"])]
     pub(crate) components: Vec<Component>,
@@ -96,6 +100,7 @@ impl Config {
     /// What the syntax of the flags alone cannot say.
     pub(crate) fn check(&self) -> Result<()> {
         self.ranges()?;
+        self.scheduler()?;
         let components: BTreeSet<_> = self.components.iter().collect();
         if components.len() != self.components.len() {
             bail!("--components names one of them twice");
@@ -124,6 +129,13 @@ impl Config {
         let cluster_ips: Cidr = self.service_cidr.parse().context("--service-cidr")?;
         let node_ports = parse_ports(&self.node_port_range).context("--node-port-range")?;
         Ok(Ranges { cluster_ips, node_ports })
+    }
+
+    pub(crate) fn scheduler(&self) -> Result<weir_scheduler::Config> {
+        let Some(path) = &self.scheduler_config else { return Ok(weir_scheduler::Config::default()) };
+        let at = || format!("--scheduler-config {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(at)?;
+        weir_scheduler::configuration::parse(&text).with_context(at)
     }
 
     /// What to listen on, given that `inherited` sockets are there already.
@@ -179,9 +191,25 @@ mod tests {
             &["--components", "cooks"],
             &["--advertise", "weir.example"],
             &["--listen", "here"],
+            &["--scheduler-config", "/nowhere"],
         ] {
             assert!(parsed(arguments).is_err(), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn a_scheduler_configuration_is_checked_before_anything_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("scheduler.yaml");
+        let with = |profile: &str| {
+            let header = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration";
+            std::fs::write(&path, format!("{header}\nprofiles: [{profile}]")).unwrap();
+            parsed(&["--scheduler-config", path.to_str().unwrap()])
+        };
+        let config = with("{schedulerName: packer}").unwrap();
+        assert_eq!(config.scheduler().unwrap().scheduler_name, "packer");
+        let error = format!("{:#}", with("{schedulerName: 7}").unwrap_err());
+        assert!(error.contains("scheduler.yaml: profiles[0]: invalid type"), "{error}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) fn start(config: &Config, server: Option<&Server>, stop: &Cancellatio
     let identity = config.may_have_rivals().then(identity);
     if config.runs(Component::Scheduler) {
         let client = client(config, server, "system:weir-scheduler")?;
-        running.spawn(schedule(client, identity.clone(), stop.clone()));
+        running.spawn(schedule(client, config.scheduler()?, identity.clone(), stop.clone()));
     }
     if config.runs(Component::Controllers) {
         let client = client(config, server, "system:weir-controllers")?;
@@ -42,8 +42,12 @@ pub(crate) fn start(config: &Config, server: Option<&Server>, stop: &Cancellatio
     Ok(Deciders { running })
 }
 
-async fn schedule(client: Client, identity: Option<String>, stop: CancellationToken) -> Result<()> {
-    let config = weir_scheduler::Config::default();
+async fn schedule(
+    client: Client,
+    config: weir_scheduler::Config,
+    identity: Option<String>,
+    stop: CancellationToken,
+) -> Result<()> {
     let Some(identity) = identity else {
         weir_scheduler::run(client, config, stop).await;
         return Ok(());

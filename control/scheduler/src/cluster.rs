@@ -5,13 +5,15 @@
 //! Changes that touch more than one node's load (a node's labels, a namespace's labels, a new kind of affinity
 //! term) raise `layout` instead: evaluations are then made anew.
 //!
-//! Invariant: a pod is counted on one node at most, assumed or bound.
+//! Invariant: a pod is counted on one node at most, assumed or bound. Nodes that are held for pods
+//! ([`Nominations`]) are counted nowhere: who is placed looks at them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::counters::{Carried, CounterId, Counters, Namespaces, Predicate};
 use crate::node::{Candidate, Node, NodeSpec};
+use crate::nominations::Nominations;
 use crate::pod::PodInfo;
 use crate::selector::Labels;
 
@@ -28,6 +30,11 @@ pub struct Cluster {
     free: Vec<Slot>,
     candidates: usize,
     pods: HashMap<Arc<str>, Placed>,
+    /// Of all pods on nodes, how many there are of each priority.
+    priorities: BTreeMap<i32, usize>,
+    /// Pods on nodes that have to make room for others.
+    doomed: HashSet<Arc<str>>,
+    pub nominations: Nominations,
     images: HashMap<String, usize>,
     pub counters: Counters,
     pub namespaces: Namespaces,
@@ -40,6 +47,8 @@ pub struct Cluster {
 struct Placed {
     slot: Slot,
     assumed: bool,
+    /// When it was started, in seconds since 1970; `None`: it was not yet.
+    started: Option<i64>,
 }
 
 /// What a change to a node may have made possible.
@@ -47,7 +56,14 @@ struct Placed {
 pub enum NodeChange {
     Nothing,
     Added,
-    Updated { labels: bool, taints: bool, allocatable: bool },
+    Updated {
+        labels: bool,
+        taints: bool,
+        /// A taint or the cordon went.
+        untainted: bool,
+        /// There is more of something.
+        grown: bool,
+    },
 }
 
 impl Cluster {
@@ -77,6 +93,11 @@ impl Cluster {
         self.by_name.get(node).copied()
     }
 
+    /// A pod on a node, bound or assumed.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.node_of(uid)?.pods.get(uid)
+    }
+
     /// The node that a pod is on, bound or assumed.
     pub fn node_of(&self, uid: &str) -> Option<&Node> {
         self.node(self.pods.get(uid)?.slot)
@@ -84,6 +105,51 @@ impl Cluster {
 
     pub fn is_assumed(&self, uid: &str) -> bool {
         self.pods.get(uid).is_some_and(|placed| placed.assumed)
+    }
+
+    /// When a pod was started, in seconds since 1970.
+    pub fn started(&self, uid: &str) -> Option<i64> {
+        self.pods.get(uid)?.started
+    }
+
+    pub fn set_started(&mut self, uid: &str, started: Option<i64>) {
+        if let Some(placed) = self.pods.get_mut(uid) {
+            placed.started = started;
+        }
+    }
+
+    /// A pod on a node has to make room.
+    pub fn doom(&mut self, uid: &Arc<str>) {
+        if self.pods.contains_key(uid) {
+            self.doomed.insert(uid.clone());
+        }
+    }
+
+    /// It need not after all.
+    pub fn spare(&mut self, uid: &str) {
+        self.doomed.remove(uid);
+    }
+
+    /// Whether a pod below this priority has to leave the node, and has not done so yet.
+    pub fn makes_room(&self, slot: Slot, priority: i32) -> bool {
+        let lower = |pod: &Arc<PodInfo>| pod.priority < priority && self.doomed.contains(&pod.uid);
+        !self.doomed.is_empty() && self.node(slot).is_some_and(|node| node.pods.values().any(lower))
+    }
+
+    /// The lowest priority of a pod that is on a node.
+    pub fn lowest_priority(&self) -> Option<i32> {
+        self.priorities.keys().next().copied()
+    }
+
+    /// Pods that the node is held for and that `pod` must leave room for: those of the same priority and above.
+    pub fn expected(&self, slot: Slot, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
+        let Some(node) = self.node(slot).filter(|_| !self.nominations.is_empty()) else { return Vec::new() };
+        let held = self.nominations.on(&node.name).iter();
+        // One that has got a node is counted there.
+        let waits = |other: &&Arc<PodInfo>| {
+            other.priority >= pod.priority && other.uid != pod.uid && !self.pods.contains_key(&other.uid)
+        };
+        held.filter(waits).cloned().collect()
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &Arc<str>> {
@@ -129,7 +195,9 @@ impl Cluster {
             Some(old) => NodeChange::Updated {
                 labels: old.labels != spec.labels,
                 taints: old.taints != spec.taints || old.unschedulable != spec.unschedulable,
-                allocatable: old.allocatable != spec.allocatable || old.pods_allowed != spec.pods_allowed,
+                untainted: old.taints.iter().any(|taint| !spec.taints.contains(taint))
+                    || (old.unschedulable && !spec.unschedulable),
+                grown: spec.allocatable.exceeds(&old.allocatable) || spec.pods_allowed > old.pods_allowed,
             },
         };
         let images = spec.images.clone();
@@ -163,10 +231,16 @@ impl Cluster {
             placed.assumed = false;
             return false;
         }
-        self.remove_pod(&pod.uid.clone());
+        let (started, doomed) = (self.started(&pod.uid), self.doomed.contains(&pod.uid));
+        let uid = pod.uid.clone();
+        self.remove_pod(&uid);
         // Removing may have freed the node's slot.
         let slot = self.ensure_slot(node);
         self.place(pod, slot, false);
+        self.set_started(&uid, started);
+        if doomed {
+            self.doom(&uid);
+        }
         true
     }
 
@@ -182,6 +256,13 @@ impl Cluster {
         let Some(node) = &mut self.nodes[placed.slot] else { return false };
         let Some(pod) = node.pods.get(uid).cloned() else { return false };
         node.remove(uid);
+        self.doomed.remove(uid);
+        if let Some(count) = self.priorities.get_mut(&pod.priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&pod.priority);
+            }
+        }
         self.counters.count(&pod.shape, placed.slot, false, &self.namespaces);
         for carried in Carried::of(&pod.shape) {
             if let Some(id) = self.counters.find(&Predicate::Carries(carried)) {
@@ -241,7 +322,8 @@ impl Cluster {
             self.layout += u64::from(new);
         }
         self.counters.count(&pod.shape, slot, true, &self.namespaces);
-        self.pods.insert(pod.uid.clone(), Placed { slot, assumed });
+        *self.priorities.entry(pod.priority).or_default() += 1;
+        self.pods.insert(pod.uid.clone(), Placed { slot, assumed, started: None });
         if let Some(node) = &mut self.nodes[slot] {
             node.add(pod);
         }

@@ -157,6 +157,12 @@ impl Counters {
         })
     }
 
+    /// Whether a counter counts pods of this shape.
+    pub(crate) fn counts(&self, id: CounterId, pod: &Shape, namespaces: &Namespaces) -> bool {
+        let counter = self.counters[id.0].as_ref();
+        counter.is_some_and(|counter| counter.predicate.matches(pod, namespaces))
+    }
+
     pub fn on_node(&self, id: CounterId, slot: usize) -> u32 {
         let counter = self.counters[id.0].as_ref();
         counter.and_then(|counter| counter.per_node.get(slot)).copied().unwrap_or(0)

@@ -10,15 +10,17 @@
 //! Invariants: a node is offered only when every filter passed after its last change; ties go to the node with
 //! fewer pods, then to the one known longer, so equal inputs give equal placements.
 
+mod trial;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Slot};
 use crate::failure::Failure;
-use crate::framework::{Profile, Reads, Rule};
+use crate::framework::{Profile, Reads, Refusal, Rule};
 use crate::node::Candidate;
-use crate::pod::Shape;
+use crate::pod::{PodInfo, Shape};
 use crate::tally::Domain;
 
 #[derive(Debug)]
@@ -31,7 +33,24 @@ pub struct Evaluation {
     /// By slot.
     standing: Vec<Standing>,
     groups: Vec<Group>,
-    failure: Option<(u64, Arc<Failure>)>,
+    failure: Option<(Moment, Arc<Failure>)>,
+    /// Why no pod of this shape can be made room for by others' leaving.
+    fruitless: Option<(Moment, Arc<Failure>)>,
+}
+
+/// What an answer depends on beside the nodes and the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    seen: u64,
+    nominations: u64,
+    priority: i32,
+}
+
+/// A node taken out of the running for a while.
+#[derive(Debug)]
+pub struct Aside {
+    group: usize,
+    entry: Entry,
 }
 
 #[derive(Debug)]
@@ -93,6 +112,7 @@ impl Evaluation {
             standing: vec![Standing::default(); cluster.slots()],
             groups: Vec::new(),
             failure: None,
+            fruitless: None,
         };
         evaluation.judge_nodes(profile, cluster);
         evaluation.group_nodes(cluster);
@@ -140,9 +160,7 @@ impl Evaluation {
         if self.rules.is_empty() {
             return Some(self.groups.first()?.heap.peek()?.slot.0);
         }
-        for bound in &mut self.rules {
-            bound.rule.prepare();
-        }
+        self.prepare();
         let mut open: Vec<(i64, usize, Entry)> = Vec::new();
         for (index, group) in self.groups.iter().enumerate() {
             let Some(&top) = group.heap.peek() else { continue };
@@ -163,35 +181,78 @@ impl Evaluation {
         best.map(|(_, _, top)| top.slot.0)
     }
 
+    /// Takes the node that [`Self::best`] has just named out of the running, until it is put back.
+    pub fn set_aside(&mut self, slot: Slot) -> Option<Aside> {
+        let group = self.standing.get(slot)?.group;
+        let entry = self.groups[group].heap.pop()?;
+        Some(Aside { group, entry })
+    }
+
+    pub fn put_back(&mut self, aside: Vec<Aside>) {
+        for Aside { group, entry } in aside {
+            self.groups[group].heap.push(entry);
+        }
+    }
+
     /// Why no node will do: per node, the first plugin that turns the pod away and its reasons.
-    pub fn failure(&mut self, profile: &Profile, cluster: &Cluster) -> Arc<Failure> {
-        if let Some((seen, failure)) = &self.failure
-            && *seen == self.seen
+    pub fn failure(&mut self, pod: &PodInfo, profile: &Profile, cluster: &Cluster) -> Arc<Failure> {
+        let moment = self.moment(pod, cluster);
+        if let Some((then, failure)) = &self.failure
+            && Some(*then) == moment
         {
             return failure.clone();
         }
         let mut failure = Failure::new(cluster.candidate_count());
         for (slot, node) in cluster.candidates() {
-            self.diagnose(slot, node, profile, &mut failure);
+            let expected = cluster.expected(slot, pod);
+            let verdict = match expected.is_empty() {
+                true => self.verdict(slot, node, profile),
+                false => match self.trial(slot, profile, cluster) {
+                    Some(mut trial) => trial.verdict(&expected),
+                    None => Ok(()),
+                },
+            };
+            if let Err((plugin, refusal)) = verdict {
+                failure.turned_away(slot, plugin, refusal);
+            }
         }
         let failure = Arc::new(failure);
-        self.failure = Some((self.seen, failure.clone()));
+        self.failure = moment.map(|moment| (moment, failure.clone()));
         failure
     }
 
-    fn diagnose(&self, slot: Slot, node: Candidate<'_>, profile: &Profile, failure: &mut Failure) {
+    /// The answer to a pod of this priority that nothing can be done, if it was found out already.
+    pub fn fruitless(&self, pod: &PodInfo, cluster: &Cluster) -> Option<Arc<Failure>> {
+        let (then, failure) = self.fruitless.as_ref()?;
+        (Some(*then) == self.moment(pod, cluster)).then(|| failure.clone())
+    }
+
+    pub fn set_fruitless(&mut self, pod: &PodInfo, cluster: &Cluster, failure: &Arc<Failure>) {
+        self.fruitless = self.moment(pod, cluster).map(|moment| (moment, failure.clone()));
+    }
+
+    /// `None`: a node is held for this very pod, and what holds for it does not for others like it.
+    fn moment(&self, pod: &PodInfo, cluster: &Cluster) -> Option<Moment> {
+        let nominations = cluster.nominations.version();
+        let alone = cluster.nominations.node_of(&pod.uid).is_some();
+        (!alone).then_some(Moment { seen: self.seen, nominations, priority: pod.priority })
+    }
+
+    /// The first plugin that turns the pod away from a node as it is. Rules must be prepared.
+    fn verdict(&self, slot: Slot, node: Candidate<'_>, profile: &Profile) -> Result<(), (usize, Refusal)> {
         for (index, filter) in profile.filters.iter().enumerate() {
-            if let Err(reasons) = filter.filter(&self.shape, node) {
-                failure.turned_away(index, reasons);
-                return;
-            }
+            filter.filter(&self.shape, node).map_err(|refusal| (index, refusal))?;
         }
         let group = &self.groups[self.standing[slot].group];
         for bound in &self.rules {
-            if let Err(reason) = bound.rule.filter(bound.domains(group)) {
-                failure.turned_away(bound.plugin, vec![reason]);
-                return;
-            }
+            bound.rule.filter(bound.domains(group)).map_err(|refusal| (bound.plugin, refusal))?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) {
+        for bound in &mut self.rules {
+            bound.rule.prepare();
         }
     }
 

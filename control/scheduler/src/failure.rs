@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::framework::{Plugins, Reason};
+use crate::cluster::Slot;
+use crate::framework::{Plugins, Reason, Refusal};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -12,11 +13,19 @@ pub struct Failure {
     /// What holds whatever the node.
     general: Vec<String>,
     plugins: Plugins,
+    /// Nodes that might do if pods left them, in order.
+    crowded: Vec<Slot>,
 }
 
 impl Failure {
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, reasons: BTreeMap::new(), general: Vec::new(), plugins: Plugins::default() }
+        Self {
+            nodes,
+            reasons: BTreeMap::new(),
+            general: Vec::new(),
+            plugins: Plugins::default(),
+            crowded: Vec::new(),
+        }
     }
 
     /// A pod that asks for what no node can give.
@@ -24,11 +33,30 @@ impl Failure {
         Self { general: what.to_vec(), ..Self::new(nodes) }
     }
 
-    pub fn turned_away(&mut self, plugin: usize, reasons: Vec<Reason>) {
+    /// A node turned the pod away. Nodes come in order.
+    pub fn turned_away(&mut self, slot: Slot, plugin: usize, refusal: Refusal) {
         self.plugins.insert(plugin);
-        for reason in reasons {
-            *self.reasons.entry(reason).or_default() += 1;
+        if refusal.crowded {
+            self.crowded.push(slot);
         }
+        for reason in refusal.reasons {
+            self.holds(reason, 1);
+        }
+    }
+
+    /// A reason holds for so many nodes.
+    pub fn holds(&mut self, reason: Reason, nodes: usize) {
+        if nodes > 0 {
+            *self.reasons.entry(reason).or_default() += nodes;
+        }
+    }
+
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    pub fn crowded(&self) -> &[Slot] {
+        &self.crowded
     }
 
     pub fn plugins(&self) -> Plugins {
@@ -57,9 +85,15 @@ mod tests {
     #[test]
     fn reads_as_kubernetes_writes_it() {
         let mut failure = Failure::new(3);
-        failure.turned_away(5, vec![Reason::fixed("Insufficient memory"), Reason::fixed("Insufficient cpu")]);
-        failure.turned_away(5, vec![Reason::fixed("Insufficient cpu")]);
-        failure.turned_away(2, vec![Reason::new("node(s) had untolerated taint {gpu: yes}".to_owned())]);
+        let memory_and_cpu = Refusal {
+            reasons: vec![Reason::fixed("Insufficient memory"), Reason::fixed("Insufficient cpu")],
+            crowded: true,
+        };
+        failure.turned_away(0, 5, memory_and_cpu);
+        failure.turned_away(1, 5, Refusal::crowded(Reason::fixed("Insufficient cpu")));
+        let taint = Reason::new("node(s) had untolerated taint {gpu: yes}".to_owned());
+        failure.turned_away(2, 2, Refusal::lasting(taint));
+        assert_eq!(failure.crowded(), [0, 1]);
         assert_eq!(
             failure.to_string(),
             "0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {gpu: yes}, \

@@ -13,8 +13,10 @@ use std::fmt::{self, Debug, Display};
 use std::ops::{BitOr, BitOrAssign};
 
 use crate::cluster::Cluster;
+use crate::counters::Namespaces;
 use crate::node::Candidate;
 use crate::pod::Shape;
+use crate::settings;
 use crate::tally::{Domain, Tally};
 
 /// The best score a plugin gives; Kubernetes' 100, in finer steps, so that small pods make a difference too.
@@ -40,6 +42,26 @@ impl Display for Reason {
     }
 }
 
+/// A node turned down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reasons: Vec<Reason>,
+    /// It is for the pods that are on the node: with fewer of them it might do.
+    pub crowded: bool,
+}
+
+impl Refusal {
+    /// Whatever pods are on the node.
+    pub fn lasting(reason: Reason) -> Self {
+        Self { reasons: vec![reason], crowded: false }
+    }
+
+    /// Because of pods that are on the node.
+    pub fn crowded(reason: Reason) -> Self {
+        Self { reasons: vec![reason], crowded: true }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     Node,
@@ -48,18 +70,27 @@ pub enum Reads {
 
 /// Set of changes in the cluster that may let a waiting pod fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u8);
+pub struct Events(u16);
 
 impl Events {
     pub const NODE_ADDED: Self = Self(1);
     pub const NODE_LABELS: Self = Self(1 << 1);
     pub const NODE_TAINTS: Self = Self(1 << 2);
+    /// A node offers more than it did.
     pub const NODE_ALLOCATABLE: Self = Self(1 << 3);
     /// A pod left its node, or asks for less.
     pub const POD_GONE: Self = Self(1 << 4);
-    /// A pod came to a node, or its labels changed.
+    /// A pod came to a node.
     pub const POD_CAME: Self = Self(1 << 5);
     pub const NAMESPACE_LABELS: Self = Self(1 << 6);
+    /// A taint went, or a cordon.
+    pub const NODE_UNTAINTED: Self = Self(1 << 7);
+    /// A pod on a node has other labels, or is on its way out.
+    pub const POD_CHANGED: Self = Self(1 << 8);
+    pub const NODE_GONE: Self = Self(1 << 9);
+
+    /// All of them: for what is not known better.
+    pub const ALL: Self = Self((1 << 10) - 1);
 
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -93,7 +124,7 @@ pub trait Filter: Debug + Send + Sync {
     fn reads(&self) -> Reads;
     /// Changes after which a pod that this filter turned away is worth another look.
     fn helped_by(&self) -> Events;
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>>;
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal>;
 }
 
 pub trait Score: Debug + Send + Sync {
@@ -110,6 +141,16 @@ pub trait Topology: Debug + Send + Sync {
     fn helped_by(&self) -> Events;
     /// The rule for pods of this shape; `None` where the shape asks for nothing of this plugin.
     fn rule(&self, pod: &Shape, cluster: &mut Cluster) -> Option<Box<dyn Rule>>;
+    /// What a pod that is only expected on a node, and so in no tally, holds against this one there.
+    fn opposed_by(
+        &self,
+        _expected: &Shape,
+        _pod: &Shape,
+        _node: Candidate<'_>,
+        _: &Namespaces,
+    ) -> Option<Refusal> {
+        None
+    }
 }
 
 /// A topology plugin applied to one shape.
@@ -120,18 +161,20 @@ pub trait Rule: Debug + Send {
     /// Called before nodes are checked: time to work out what holds for all of them, such as the global minimum.
     fn prepare(&mut self) {}
     /// Whether a node in these domains (one per tally) will do.
-    fn filter(&self, domains: &[Domain]) -> Result<(), Reason>;
+    fn filter(&self, domains: &[Domain]) -> Result<(), Refusal>;
     fn scores(&self) -> bool;
     fn score(&self, domains: &[Domain]) -> i64;
     fn normalize(&self, scores: &mut [i64]);
 }
 
-/// The plugins in use, with the weights of those that score.
+/// The plugins in use, with the weights of those that score, and how pods are tried again.
 #[derive(Debug)]
 pub struct Profile {
     pub filters: Vec<Box<dyn Filter>>,
     pub scores: Vec<(i64, Box<dyn Score>)>,
     pub topologies: Vec<(i64, Box<dyn Topology>)>,
+    pub preemption: settings::Preemption,
+    pub backoff: settings::Backoff,
 }
 
 /// Which plugins turned a pod away: one bit per filter, then per topology plugin, in the profile's order.

@@ -17,6 +17,10 @@ use crate::pod::{
 use crate::resources::Resources;
 use crate::selector::{Labels, Operator, Requirement, Selector};
 
+/// The condition of a pod that has to go, and its reason where a pod of higher priority takes its place.
+pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
+pub(crate) const PREEMPTED: &str = "PreemptionByScheduler";
+
 type Amounts = BTreeMap<String, Quantity>;
 
 /// What a container that asks for no CPU or memory counts for in scores.
@@ -72,12 +76,20 @@ pub(crate) fn shape(pod: &core::Pod) -> Shape {
     shape
 }
 
-/// The pod's place in the queue. The two classes that every cluster has are known by name.
+/// The pod's place in the queue, as admission worked it out from the pod's class.
 pub(crate) fn priority(spec: &core::PodSpec) -> i32 {
-    spec.priority.unwrap_or(match &*spec.priority_class_name {
-        "system-node-critical" => 2_000_001_000,
-        "system-cluster-critical" => 2_000_000_000,
-        _ => 0,
+    spec.priority.unwrap_or(0)
+}
+
+/// Whether pods of lower priority may be made to leave for this one.
+pub(crate) fn preempts(spec: &core::PodSpec) -> bool {
+    spec.preemption_policy.as_deref() != Some("Never")
+}
+
+/// Whether the pod was told to leave for one of higher priority.
+pub(crate) fn is_preempted(pod: &core::Pod) -> bool {
+    pod.status().conditions.iter().any(|condition| {
+        condition.r#type == DISRUPTION_TARGET && condition.status == "True" && condition.reason == PREEMPTED
     })
 }
 

@@ -8,6 +8,7 @@ use crate::evaluation::Evaluation;
 use crate::failure::Failure;
 use crate::framework::Profile;
 use crate::pod::{PodInfo, Shape};
+use crate::preemption::{Preemption, Preemptor};
 
 /// Shapes whose evaluations are kept.
 const KEPT_EVALUATIONS: usize = 64;
@@ -15,6 +16,7 @@ const KEPT_EVALUATIONS: usize = 64;
 #[derive(Debug)]
 pub struct Placer {
     profile: Profile,
+    preemptor: Preemptor,
     evaluations: HashMap<Arc<Shape>, Kept>,
     clock: u64,
 }
@@ -27,7 +29,8 @@ struct Kept {
 
 impl Placer {
     pub fn new(profile: Profile) -> Self {
-        Self { profile, evaluations: HashMap::new(), clock: 0 }
+        let preemptor = Preemptor::new(profile.preemption);
+        Self { profile, preemptor, evaluations: HashMap::new(), clock: 0 }
     }
 
     pub fn profile(&self) -> &Profile {
@@ -45,12 +48,29 @@ impl Placer {
             return Err(Arc::new(Failure::new(cluster.candidate_count())));
         };
         kept.used = self.clock;
-        match kept.evaluation.best() {
+        let best = match cluster.nominations.is_empty() {
+            true => kept.evaluation.best(),
+            false => best_but_held(pod, &mut kept.evaluation, &self.profile, cluster),
+        };
+        match best {
             Some(slot) => {
                 cluster.assume(pod.clone(), slot);
                 Ok(slot)
             }
-            None => Err(kept.evaluation.failure(&self.profile, cluster)),
+            None => Err(kept.evaluation.failure(pod, &self.profile, cluster)),
+        }
+    }
+
+    /// What can be done for a pod that [`Self::place`] has just failed to place.
+    pub fn preempt(&mut self, pod: &PodInfo, failure: &Failure, cluster: &Cluster) -> Preemption {
+        if let Err(why) = Preemptor::check(pod, failure, cluster) {
+            return Preemption::Ineligible(why);
+        }
+        match self.evaluations.get_mut(&pod.shape) {
+            Some(kept) if pod.shape.unsupported.is_empty() => {
+                self.preemptor.search(pod, failure, &mut kept.evaluation, &self.profile, cluster)
+            }
+            _ => Preemptor::hopeless(failure),
         }
     }
 
@@ -84,6 +104,37 @@ impl Placer {
             kept.evaluation.release(cluster);
         }
     }
+}
+
+/// The best node for the pod while some nodes are held for pods: its own, if one is held for it; none that a pod
+/// of the same priority or above would no longer fit on.
+fn best_but_held(
+    pod: &PodInfo,
+    evaluation: &mut Evaluation,
+    profile: &Profile,
+    cluster: &Cluster,
+) -> Option<Slot> {
+    let fits = |evaluation: &mut Evaluation, slot: Slot| {
+        let expected = cluster.expected(slot, pod);
+        evaluation.trial(slot, profile, cluster).is_some_and(|mut trial| trial.verdict(&expected).is_ok())
+    };
+    let own = cluster.nominations.node_of(&pod.uid).and_then(|node| cluster.slot(node));
+    if let Some(own) = own.filter(|own| fits(evaluation, *own)) {
+        return Some(own);
+    }
+    let mut aside = Vec::new();
+    let best = loop {
+        let Some(slot) = evaluation.best() else { break None };
+        if cluster.expected(slot, pod).is_empty() || fits(evaluation, slot) {
+            break Some(slot);
+        }
+        match evaluation.set_aside(slot) {
+            Some(taken) => aside.push(taken),
+            None => break None,
+        }
+    };
+    evaluation.put_back(aside);
+    best
 }
 
 #[cfg(test)]

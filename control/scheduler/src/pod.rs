@@ -14,6 +14,8 @@ pub struct PodInfo {
     pub uid: Arc<str>,
     pub name: String,
     pub priority: i32,
+    /// Whether pods of lower priority may be made to leave for it.
+    pub preempts: bool,
     pub shape: Arc<Shape>,
 }
 

@@ -63,6 +63,13 @@ impl Resources {
         self.combine(other, i64::max);
     }
 
+    /// Whether there is more of anything than in `other`.
+    pub fn exceeds(&self, other: &Self) -> bool {
+        let mut highest = self.clone();
+        highest.raise_to(other);
+        highest != *other
+    }
+
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }

@@ -5,7 +5,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep_until;
@@ -15,10 +15,11 @@ use weir_proto::core::v1::{Namespace, Node, Pod};
 
 use crate::framework::Profile;
 use crate::intake;
-use crate::plugins::Strategy;
+use crate::metrics::{self, Attempt, OfProfile};
 use crate::pod::{PodInfo, Shape};
-use crate::report::{Reporter, Unplaced};
+use crate::report::{Nomination, Reporter, Unplaced};
 use crate::scheduler::{Decision, Scheduler};
+use crate::settings::Settings;
 
 /// Decisions between looks at what else has happened.
 const DECISIONS_AT_ONCE: usize = 32;
@@ -27,8 +28,7 @@ const DECISIONS_AT_ONCE: usize = 32;
 pub struct Config {
     /// Pods name the scheduler they want; this one takes those that name it.
     pub scheduler_name: String,
-    /// Which of the nodes with room is best.
-    pub strategy: Strategy,
+    pub settings: Settings,
     /// Bindings and status writes under way at once.
     pub concurrent_writes: usize,
 }
@@ -37,7 +37,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             scheduler_name: "default-scheduler".to_owned(),
-            strategy: Strategy::LeastAllocated,
+            settings: Settings::default(),
             concurrent_writes: 256,
         }
     }
@@ -50,7 +50,8 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) {
     let nodes = Informer::start(client.api::<Node>(), informer::Options::default());
     let namespaces = Informer::start(client.api::<Namespace>(), informer::Options::default());
     let mut scheduling = Scheduling {
-        scheduler: Scheduler::new(&config.scheduler_name, Profile::new(config.strategy.clone())),
+        scheduler: Scheduler::new(&config.scheduler_name, Profile::new(&config.settings)),
+        metrics: OfProfile::new(&config.scheduler_name),
         reporter: Reporter::new(client, &config.scheduler_name),
         config,
         pods,
@@ -68,6 +69,7 @@ struct Scheduling {
     config: Config,
     scheduler: Scheduler,
     reporter: Reporter,
+    metrics: OfProfile,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
@@ -76,8 +78,17 @@ struct Scheduling {
 
 /// How a write ended.
 enum Write {
-    Binding { pod: Arc<PodInfo>, node: Arc<str>, outcome: Result<(), Error> },
-    Condition { pod: Arc<PodInfo>, outcome: Result<(), Error> },
+    Binding { pod: Arc<PodInfo>, node: Arc<str>, began: Instant, tried: Tried, outcome: Result<(), Error> },
+    Condition { pod: Arc<PodInfo>, outcome: Result<bool, Error> },
+    Preemption { pod: Arc<PodInfo>, victims: Vec<Arc<PodInfo>>, outcome: Result<bool, Error> },
+}
+
+/// What it took to find a pod's node.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    attempts: u32,
+    since: Instant,
+    decided_in: Duration,
 }
 
 impl Scheduling {
@@ -94,6 +105,7 @@ impl Scheduling {
             let now = Instant::now();
             let may_write = self.writes.len() < self.config.concurrent_writes;
             let has_work = may_write && self.scheduler.has_work(now);
+            self.scheduler.count_waiting();
             tokio::select! {
                 notice = pods.next() => match notice {
                     Some(Notice::Changed(change)) => self.pod_changed(change.old.as_deref(), change.new.as_deref()),
@@ -157,36 +169,82 @@ impl Scheduling {
             if self.writes.len() >= self.config.concurrent_writes {
                 return;
             }
-            match self.scheduler.decide(now) {
-                Some(Decision::Bind { pod, node }) => {
+            let began = Instant::now();
+            let Some(decision) = self.scheduler.decide(now) else { return };
+            let decided_in = began.elapsed();
+            metrics::decided(decided_in);
+            match decision {
+                Decision::Bind { pod, node, attempts, since } => {
+                    let tried = Tried { attempts, since, decided_in };
                     let reporter = self.reporter.clone();
                     self.writes.spawn(async move {
+                        let began = Instant::now();
                         let outcome = reporter.bind(&pod, &node).await;
-                        Write::Binding { pod, node, outcome }
+                        Write::Binding { pod, node, began, tried, outcome }
                     });
                 }
-                Some(Decision::Wait { pod, failure }) => {
-                    let message = failure.to_string();
-                    tracing::debug!(namespace = pod.namespace(), pod = pod.name, message, "fits nowhere");
-                    self.reporter.event_failed(&pod, &message);
-                    self.tell(pod, Unplaced::unschedulable(message));
+                Decision::Wait { pod, message, withdrawn } => {
+                    self.failed(&pod, &message, decided_in);
+                    let nomination = if withdrawn { Nomination::Clear } else { Nomination::Keep };
+                    self.tell(pod, Unplaced::unschedulable(message, nomination));
                 }
-                None => return,
+                Decision::Preempt { pod, message, node, victims, displaced } => {
+                    self.failed(&pod, &message, decided_in);
+                    self.preempt(pod, message, node, victims);
+                    displaced.into_iter().for_each(|other| self.clear_nomination(other));
+                }
             }
         }
     }
 
+    fn failed(&self, pod: &PodInfo, message: &str, decided_in: Duration) {
+        tracing::debug!(namespace = pod.namespace(), pod = pod.name, message, "fits nowhere");
+        self.metrics.attempted(Attempt::Unschedulable, decided_in);
+        self.reporter.event_failed(pod, message);
+    }
+
+    fn preempt(&mut self, pod: Arc<PodInfo>, message: String, node: Arc<str>, victims: Vec<Arc<PodInfo>>) {
+        let names: Vec<_> = victims.iter().map(|victim| victim.name.as_str()).collect();
+        tracing::info!(namespace = pod.namespace(), pod = pod.name, %node, victims = ?names, "preempting");
+        let reporter = self.reporter.clone();
+        self.writes.spawn(async move {
+            let why = Unplaced::unschedulable(message, Nomination::Set(node.clone()));
+            let outcome = reporter.preempt(&pod, &why, &node, &victims).await;
+            Write::Preemption { pod, victims, outcome }
+        });
+    }
+
+    fn clear_nomination(&mut self, pod: Arc<PodInfo>) {
+        let reporter = self.reporter.clone();
+        self.writes.spawn(async move {
+            let outcome = reporter.clear_nomination(&pod).await;
+            Write::Condition { pod, outcome }
+        });
+    }
+
     fn written(&mut self, write: Write) {
         match write {
-            Write::Binding { pod, node, outcome: Ok(()) } => {
+            Write::Binding { pod, node, began, tried, outcome: Ok(()) } => {
                 tracing::debug!(namespace = pod.namespace(), pod = pod.name, %node, "bound");
+                let took = began.elapsed();
+                self.metrics.bound(took);
+                self.metrics.attempted(Attempt::Scheduled, tried.decided_in + took);
+                metrics::scheduled(tried.attempts, tried.since.elapsed());
                 self.scheduler.bound(&pod.uid);
             }
-            Write::Binding { pod, node, outcome: Err(error) } => {
+            Write::Binding { pod, node, began, tried, outcome: Err(error) } => {
                 tracing::warn!(namespace = pod.namespace(), pod = pod.name, %node, %error, "cannot bind");
+                self.metrics.attempted(Attempt::Error, tried.decided_in + began.elapsed());
                 self.scheduler.binding_failed(&pod.uid, Instant::now());
             }
-            Write::Condition { outcome: Ok(()), .. } => {}
+            Write::Preemption { outcome: Ok(true), .. } => {}
+            Write::Preemption { pod, victims, outcome } => {
+                if let Err(error) = outcome {
+                    tracing::warn!(namespace = pod.namespace(), pod = pod.name, %error, "cannot preempt");
+                }
+                self.scheduler.preemption_failed(&pod, &victims, Instant::now());
+            }
+            Write::Condition { outcome: Ok(_), .. } => {}
             Write::Condition { pod, outcome: Err(error) } => {
                 tracing::warn!(namespace = pod.namespace(), pod = pod.name, %error, "cannot write the condition");
             }
@@ -214,6 +272,7 @@ impl Scheduling {
                 uid: meta.uid.as_str().into(),
                 name: meta.name.clone(),
                 priority: intake::priority(spec),
+                preempts: intake::preempts(spec),
                 shape: Arc::new(shape),
             };
             self.tell(Arc::new(info), Unplaced::gated());

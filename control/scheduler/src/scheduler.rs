@@ -10,12 +10,14 @@ use std::time::Instant;
 
 use weir_proto::core::v1::{Namespace, Node, Pod};
 
-use crate::cluster::{Cluster, NodeChange};
+use crate::cluster::{Cluster, NodeChange, Slot};
 use crate::failure::Failure;
 use crate::framework::{Events, Profile};
 use crate::intake;
+use crate::metrics::{self, OfProfile};
 use crate::placement::Placer;
 use crate::pod::{PodInfo, Shape};
+use crate::preemption::Preemption;
 use crate::queue::Queue;
 
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct Scheduler {
     placer: Placer,
     queue: Queue,
     shapes: Shapes,
+    metrics: OfProfile,
     /// What has changed since sleeping pods were last looked at.
     news: Events,
 }
@@ -34,11 +37,25 @@ pub enum Decision {
     Bind {
         pod: Arc<PodInfo>,
         node: Arc<str>,
+        /// How often it was tried, and when it was first seen.
+        attempts: u32,
+        since: Instant,
     },
     /// The pod fits nowhere; it sleeps until something that could help happens.
     Wait {
         pod: Arc<PodInfo>,
-        failure: Arc<Failure>,
+        message: String,
+        /// No node is held for it any longer.
+        withdrawn: bool,
+    },
+    /// The pod fits nowhere until the victims have left the node, which is held for it.
+    Preempt {
+        pod: Arc<PodInfo>,
+        message: String,
+        node: Arc<str>,
+        victims: Vec<Arc<PodInfo>>,
+        /// Pods of lower priority that the node was held for, and no longer is.
+        displaced: Vec<Arc<PodInfo>>,
     },
 }
 
@@ -47,9 +64,10 @@ impl Scheduler {
         Self {
             name: name.to_owned(),
             cluster: Cluster::default(),
+            queue: Queue::new(profile.backoff),
             placer: Placer::new(profile),
-            queue: Queue::default(),
             shapes: Shapes::default(),
+            metrics: OfProfile::new(name),
             news: Events::default(),
         }
     }
@@ -66,28 +84,62 @@ impl Scheduler {
         }
         if !spec.node_name.is_empty() {
             self.queue.remove(&meta.uid);
-            let known = self.cluster.node_of(&meta.uid).is_some();
-            let info = self.info(pod);
-            if self.cluster.set_pod(info, &spec.node_name) {
-                self.news |= Events::POD_CAME;
-                // One that was there before may have shrunk or changed its labels.
-                self.news |= if known { Events::POD_GONE } else { Events::default() };
-            }
-            return;
+            self.cluster.nominations.withdraw(&meta.uid);
+            return self.pod_on_node(pod);
         }
         let ours = spec.scheduler_name == self.name && meta.deletion_timestamp.is_none();
-        if !ours || !spec.scheduling_gates.is_empty() {
+        if !ours {
             self.queue.remove(&meta.uid);
+            self.cluster.nominations.withdraw(&meta.uid);
         } else if self.cluster.node_of(&meta.uid).is_none() {
             let info = self.info(pod);
-            self.queue.put(info);
+            match spec.scheduling_gates.is_empty() {
+                true => {
+                    self.cluster.nominations.observe(&info, &status.nominated_node_name);
+                    self.queue.put(info);
+                }
+                false => self.queue.hold(info),
+            }
+        }
+    }
+
+    fn pod_on_node(&mut self, pod: &Pod) {
+        let (meta, spec, status) = (pod.meta(), pod.spec(), pod.status());
+        let uid: &str = &meta.uid;
+        let before = self.cluster.pod(uid).map(|info| info.shape.clone());
+        let info = self.info(pod);
+        let after = info.shape.clone();
+        if self.cluster.set_pod(info, &spec.node_name) {
+            self.news |= match before {
+                None => Events::POD_CAME,
+                Some(before) => changes(&before, &after),
+            };
+        }
+        self.cluster.set_started(uid, status.start_time.map(|time| time.unix()));
+        if meta.deletion_timestamp.is_some() && intake::is_preempted(pod) {
+            self.cluster.doom(&uid.into());
         }
     }
 
     pub fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.cluster.nominations.withdraw(uid);
+        let node = self.cluster.node_of(uid).map(|node| node.name.clone());
         if self.cluster.remove_pod(uid) {
             self.news |= Events::POD_GONE;
+            if let Some(node) = node {
+                self.room_was_made(&node);
+            }
+        }
+    }
+
+    /// A pod has left the node: those that the node is held for need not wait, once the last of their victims is gone.
+    fn room_was_made(&mut self, node: &str) {
+        let Some(slot) = self.cluster.slot(node) else { return };
+        for pod in self.cluster.nominations.on(node) {
+            if !self.cluster.makes_room(slot, pod.priority) {
+                self.queue.wake_now(&pod.uid);
+            }
         }
     }
 
@@ -96,10 +148,11 @@ impl Scheduler {
         self.news |= match self.cluster.set_node(&node.meta().name, intake::node(node)) {
             NodeChange::Nothing => Events::default(),
             NodeChange::Added => Events::NODE_ADDED,
-            NodeChange::Updated { labels, taints, allocatable } => {
+            NodeChange::Updated { labels, taints, untainted, grown } => {
                 flag(labels, Events::NODE_LABELS)
                     | flag(taints, Events::NODE_TAINTS)
-                    | flag(allocatable, Events::NODE_ALLOCATABLE)
+                    | flag(untainted, Events::NODE_UNTAINTED)
+                    | flag(grown, Events::NODE_ALLOCATABLE)
             }
         };
     }
@@ -107,7 +160,7 @@ impl Scheduler {
     pub fn node_gone(&mut self, name: &str) {
         self.cluster.remove_node(name);
         // Fewer domains to spread over may let a pod fit.
-        self.news |= Events::NODE_LABELS;
+        self.news |= Events::NODE_GONE;
     }
 
     pub fn namespace(&mut self, namespace: &Namespace) {
@@ -154,10 +207,11 @@ impl Scheduler {
     pub fn decide(&mut self, now: Instant) -> Option<Decision> {
         self.spread_news(now);
         let pod = self.queue.pop(now)?;
-        match self.placer.place(&pod, &mut self.cluster) {
+        Some(match self.placer.place(&pod, &mut self.cluster) {
             Ok(slot) => {
                 let node = self.cluster.node(slot).map(|node| node.name.clone()).unwrap_or_default();
-                Some(Decision::Bind { pod, node })
+                let (attempts, since) = self.queue.history(&pod.uid).unwrap_or((1, now));
+                Decision::Bind { pod, node, attempts, since }
             }
             Err(failure) => {
                 let helped_by = match pod.shape.unsupported.is_empty() {
@@ -165,9 +219,67 @@ impl Scheduler {
                     false => Events::default(),
                 };
                 self.queue.wait_for(&pod.uid, helped_by, now);
-                Some(Decision::Wait { pod, failure })
+                self.make_room(pod, &failure)
             }
+        })
+    }
+
+    /// What is done about a pod that fits nowhere.
+    fn make_room(&mut self, pod: Arc<PodInfo>, failure: &Failure) -> Decision {
+        let message = failure.to_string();
+        if failure.nodes() == 0 {
+            let withdrawn = self.cluster.nominations.withdraw(&pod.uid);
+            return Decision::Wait { pod, message, withdrawn };
         }
+        let began = Instant::now();
+        let preemption = self.placer.preempt(&pod, failure, &self.cluster);
+        let victims = match &preemption {
+            Preemption::Victims { pods, .. } => pods.len(),
+            _ => 0,
+        };
+        self.metrics.preempted(victims, began.elapsed());
+        match preemption {
+            Preemption::Ineligible(why) => {
+                let message = format!("{message} preemption: {why}");
+                Decision::Wait { pod, message, withdrawn: false }
+            }
+            Preemption::Fruitless(why) => {
+                let message = format!("{message} preemption: {why}");
+                let withdrawn = self.cluster.nominations.withdraw(&pod.uid);
+                Decision::Wait { pod, message, withdrawn }
+            }
+            Preemption::Victims { slot, pods } => self.preempt(pod, message, slot, pods),
+        }
+    }
+
+    fn preempt(
+        &mut self,
+        pod: Arc<PodInfo>,
+        message: String,
+        slot: Slot,
+        victims: Vec<Arc<PodInfo>>,
+    ) -> Decision {
+        let node = self.cluster.node(slot).map(|node| node.name.clone()).unwrap_or_default();
+        for victim in &victims {
+            self.cluster.doom(&victim.uid);
+        }
+        let held = self.cluster.nominations.on(&node).iter();
+        let displaced: Vec<_> = held.filter(|other| other.priority < pod.priority).cloned().collect();
+        for other in &displaced {
+            // They need not wait for room that another will take.
+            self.cluster.nominations.withdraw(&other.uid);
+            self.queue.wake_now(&other.uid);
+        }
+        self.cluster.nominations.nominate(pod.clone(), node.clone());
+        Decision::Preempt { pod, message, node, victims, displaced }
+    }
+
+    /// Victims could not be made to leave, or need not any more; the pod, if it still waits, is tried again.
+    pub fn preemption_failed(&mut self, pod: &PodInfo, victims: &[Arc<PodInfo>], now: Instant) {
+        for victim in victims {
+            self.cluster.spare(&victim.uid);
+        }
+        self.queue.reconsider(&pod.uid, now);
     }
 
     /// The API server has accepted a binding; the pod stays assumed until it is seen bound.
@@ -190,6 +302,13 @@ impl Scheduler {
         self.queue.has_active()
     }
 
+    /// Tells how many pods wait.
+    pub fn count_waiting(&self) {
+        for (waiting, pods) in self.queue.waiting() {
+            metrics::pending(waiting, pods);
+        }
+    }
+
     /// When there may be something to decide although nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
         self.queue.deadline()
@@ -207,9 +326,22 @@ impl Scheduler {
             uid: meta.uid.as_str().into(),
             name: meta.name.clone(),
             priority: intake::priority(pod.spec()),
+            preempts: intake::preempts(pod.spec()),
             shape: self.shapes.shared(intake::shape(pod)),
         })
     }
+}
+
+/// What a pod's change on its node may have made possible.
+fn changes(before: &Shape, after: &Shape) -> Events {
+    let mut events = Events::default();
+    if before.requests.exceeds(&after.requests) || before.host_ports != after.host_ports {
+        events |= Events::POD_GONE;
+    }
+    if before.labels != after.labels || before.terminating != after.terminating {
+        events |= Events::POD_CHANGED;
+    }
+    events
 }
 
 /// Equal shapes, kept once.
@@ -236,143 +368,4 @@ impl Shapes {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use serde_json::{Value, json};
-    use weir_proto::Resource;
-
-    use super::*;
-
-    fn read<R: Resource>(value: Value) -> R {
-        let object = R::KIND.from_json(&value, &mut Vec::new()).unwrap();
-        object.as_any().downcast_ref::<R>().unwrap().clone()
-    }
-
-    fn node(name: &str, cpu: &str) -> Node {
-        let offers = json!({"cpu": cpu, "memory": "8Gi", "pods": "110"});
-        read(json!({"metadata": {"name": name}, "status": {"allocatable": offers}}))
-    }
-
-    fn pod(name: &str, cpu: &str, spec: Value) -> Pod {
-        let mut pod: Pod = read(json!({
-            "metadata": {"name": name, "namespace": "default", "uid": name},
-            "spec": {"schedulerName": "default-scheduler", "containers": [
-                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
-        }));
-        let more: Pod = read(json!({"spec": spec}));
-        prost::Message::merge(pod.spec_mut(), &*prost::Message::encode_to_vec(more.spec())).unwrap();
-        pod
-    }
-
-    fn scheduler(nodes: &[Node]) -> Scheduler {
-        let mut scheduler = Scheduler::new("default-scheduler", Profile::default());
-        nodes.iter().for_each(|node| scheduler.node(node));
-        scheduler
-    }
-
-    /// "pod → node", or "pod: why not".
-    fn decisions(scheduler: &mut Scheduler, now: Instant) -> Vec<String> {
-        let decide = || scheduler.decide(now);
-        std::iter::from_fn(decide)
-            .map(|decision| match decision {
-                Decision::Bind { pod, node } => format!("{} → {node}", pod.name),
-                Decision::Wait { pod, failure } => format!("{}: {failure}", pod.name),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn pods_are_placed_where_most_is_free() {
-        let mut scheduler = scheduler(&[node("n1", "4"), node("n2", "2")]);
-        for name in ["a", "b", "c"] {
-            scheduler.pod(&pod(name, "1", json!({})));
-        }
-        assert_eq!(decisions(&mut scheduler, Instant::now()), ["a → n1", "b → n2", "c → n1"]);
-    }
-
-    #[test]
-    fn others_pods_gated_pods_and_dying_pods_are_left_alone() {
-        let mut scheduler = scheduler(&[node("n1", "4")]);
-        scheduler.pod(&pod("theirs", "1", json!({"schedulerName": "other"})));
-        scheduler.pod(&pod("gated", "1", json!({"schedulingGates": [{"name": "wait"}]})));
-        let mut dying = pod("dying", "1", json!({}));
-        dying.meta_mut().deletion_timestamp = Some(weir_proto::meta::v1::Time::now());
-        scheduler.pod(&dying);
-        assert_eq!(decisions(&mut scheduler, Instant::now()), [""; 0]);
-        scheduler.pod(&pod("gated", "1", json!({})));
-        assert_eq!(decisions(&mut scheduler, Instant::now()), ["gated → n1"]);
-    }
-
-    #[test]
-    fn a_pod_without_room_is_told_why_and_woken_by_room() {
-        let mut scheduler = scheduler(&[node("n1", "1"), node("n2", "1")]);
-        for (name, node) in [("x", "n1"), ("y", "n2")] {
-            scheduler.pod(&pod(name, "1", json!({"nodeName": node})));
-        }
-        scheduler.pod(&pod("a", "500m", json!({})));
-        let now = Instant::now();
-        let expected = ["a: 0/2 nodes are available: 2 Insufficient cpu."];
-        assert_eq!(decisions(&mut scheduler, now), expected);
-        let later = now + Duration::from_secs(60);
-        assert!(!scheduler.has_work(later));
-        scheduler.pod_gone("y");
-        assert!(scheduler.has_work(later));
-        assert_eq!(decisions(&mut scheduler, later), ["a → n2"]);
-    }
-
-    #[test]
-    fn finished_pods_free_their_room() {
-        let mut scheduler = scheduler(&[node("n1", "1")]);
-        let mut job = pod("job", "1", json!({"nodeName": "n1"}));
-        scheduler.pod(&job);
-        scheduler.pod(&pod("a", "1", json!({})));
-        assert_eq!(decisions(&mut scheduler, Instant::now()).len(), 1);
-        job.status_mut().phase = "Succeeded".to_owned();
-        scheduler.pod(&job);
-        assert_eq!(decisions(&mut scheduler, Instant::now() + Duration::from_secs(60)), ["a → n1"]);
-    }
-
-    #[test]
-    fn an_assumed_pod_holds_its_room_until_its_binding_fails() {
-        let mut scheduler = scheduler(&[node("n1", "1")]);
-        let now = Instant::now();
-        scheduler.pod(&pod("a", "1", json!({})));
-        assert_eq!(decisions(&mut scheduler, now), ["a → n1"]);
-        // Its status changes while it is being bound.
-        scheduler.pod(&pod("a", "1", json!({})));
-        scheduler.pod(&pod("b", "1", json!({})));
-        assert_eq!(decisions(&mut scheduler, now), ["b: 0/1 nodes are available: 1 Insufficient cpu."]);
-        scheduler.binding_failed("a", now);
-        let later = now + Duration::from_secs(60);
-        assert_eq!(
-            decisions(&mut scheduler, later),
-            ["a → n1", "b: 0/1 nodes are available: 1 Insufficient cpu."]
-        );
-        scheduler.bound("a");
-        scheduler.pod(&pod("a", "1", json!({"nodeName": "n1"})));
-        scheduler.pod_gone("a");
-        assert_eq!(decisions(&mut scheduler, later + Duration::from_secs(60)), ["b → n1"]);
-    }
-
-    #[test]
-    fn without_nodes_a_pod_waits_for_the_first() {
-        let mut scheduler = scheduler(&[]);
-        let now = Instant::now();
-        scheduler.pod(&pod("a", "1", json!({})));
-        assert_eq!(decisions(&mut scheduler, now), ["a: no nodes available to schedule pods"]);
-        scheduler.node(&node("n1", "2"));
-        assert_eq!(decisions(&mut scheduler, now + Duration::from_secs(60)), ["a → n1"]);
-    }
-
-    #[test]
-    fn taking_everything_anew_drops_what_is_gone() {
-        let mut scheduler = scheduler(&[node("n1", "1"), node("n2", "1")]);
-        scheduler.pod(&pod("placed", "1", json!({"nodeName": "n1"})));
-        scheduler.pod(&pod("waiting", "1", json!({})));
-        scheduler.all_nodes(&[Arc::new(node("n1", "1"))]);
-        scheduler.all_pods(&[Arc::new(pod("new", "1", json!({})))]);
-        assert_eq!(decisions(&mut scheduler, Instant::now()), ["new → n1"]);
-        assert_eq!(scheduler.cluster().candidate_count(), 1);
-    }
-}
+mod tests;

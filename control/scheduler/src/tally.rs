@@ -80,6 +80,16 @@ impl Tally {
         }
     }
 
+    /// Counts as if there were `by` more pods on the node. To be taken back before anything else is counted.
+    pub(crate) fn shift(&mut self, slot: Slot, by: i64) {
+        if let Some(domain) = self.domain_of(slot)
+            && self.counted[slot]
+        {
+            self.sums[domain as usize] += by;
+            self.total += by;
+        }
+    }
+
     pub fn at(&self, domain: Domain) -> i64 {
         domain.and_then(|domain| self.sums.get(domain as usize)).copied().unwrap_or(0)
     }

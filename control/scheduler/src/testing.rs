@@ -19,7 +19,12 @@ pub(crate) fn asking(milli_cpu: i64, memory: i64) -> Shape {
 }
 
 pub(crate) fn pod(uid: &str, shape: Shape) -> Arc<PodInfo> {
-    Arc::new(PodInfo { uid: uid.into(), name: uid.to_owned(), priority: 0, shape: Arc::new(shape) })
+    pod_of(uid, 0, shape)
+}
+
+pub(crate) fn pod_of(uid: &str, priority: i32, shape: Shape) -> Arc<PodInfo> {
+    let (name, shape) = (uid.to_owned(), Arc::new(shape));
+    Arc::new(PodInfo { uid: uid.into(), name, priority, preempts: true, shape })
 }
 
 #[derive(Clone, Debug)]

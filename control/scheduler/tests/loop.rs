@@ -113,7 +113,9 @@ async fn a_pod_that_fits_nowhere_is_told_why_and_bound_once_it_fits() {
     cluster.add_pod("big", "3", json!({}));
     let condition = cluster.condition("big", "Unschedulable").await;
     assert_eq!(condition.status, "False");
-    assert_eq!(condition.message, "0/2 nodes are available: 2 Insufficient cpu.");
+    let expected = "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 Preemption is \
+                    not helpful for scheduling.";
+    assert_eq!(condition.message, expected);
     assert_eq!(cluster.event("big", "FailedScheduling").await, condition.message);
     add_node(&cluster.server, "n3", "4");
     assert_eq!(cluster.node_of("big").await, "n3");
@@ -145,5 +147,45 @@ async fn a_pod_that_needs_what_is_not_there_yet_is_refused_by_name() {
     let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
     cluster.add_pod("db", "1", json!({"volumes": volumes}));
     let condition = cluster.condition("db", "Unschedulable").await;
-    assert_eq!(condition.message, "0/1 nodes are available: persistent volume claims are not supported yet.");
+    let expected = "0/1 nodes are available: persistent volume claims are not supported yet. preemption: 0/1 nodes \
+                    are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(condition.message, expected);
+}
+
+#[tokio::test]
+async fn a_pod_of_high_priority_gets_the_room_of_one_of_low_priority() {
+    let cluster = Cluster::start(&[("n1", "1")]);
+    cluster.add_pod("low", "1", json!({"priority": 1}));
+    assert_eq!(cluster.node_of("low").await, "n1");
+    cluster.add_pod("high", "1", json!({"priority": 10}));
+    let nominated = |pod: Option<&Pod>| pod.is_some_and(|pod| pod.status().nominated_node_name == "n1");
+    cluster.pods.wait_for(&ObjectKey::new("default", "high"), SOON, nominated).await.unwrap();
+    let leaving = |pod: Option<&Pod>| pod.is_some_and(|pod| pod.meta().deletion_timestamp.is_some());
+    cluster.pods.wait_for(&ObjectKey::new("default", "low"), SOON, leaving).await.unwrap();
+    let low = cluster.pods.get("default", "low").unwrap();
+    let told =
+        low.status().conditions.iter().find(|condition| condition.r#type == "DisruptionTarget").unwrap();
+    assert_eq!((&*told.status, &*told.reason), ("True", "PreemptionByScheduler"));
+    assert_eq!(told.message, "default-scheduler: preempting to accommodate a higher priority pod");
+    let high = cluster.pods.get("default", "high").unwrap().meta().uid.clone();
+    assert_eq!(cluster.event("low", "Preempted").await, format!("Preempted by pod {high} on node n1"));
+    let message = cluster.condition("high", "Unschedulable").await.message;
+    assert_eq!(message, "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(cluster.pods.get("default", "high").unwrap().spec().node_name, "");
+    // Its agent confirms that it has ended.
+    cluster.server.remove::<Pod>("default", "low");
+    assert_eq!(cluster.node_of("high").await, "n1");
+}
+
+#[tokio::test]
+async fn a_pod_that_never_preempts_waits() {
+    let cluster = Cluster::start(&[("n1", "1")]);
+    cluster.add_pod("low", "1", json!({"priority": 1}));
+    cluster.node_of("low").await;
+    cluster.add_pod("patient", "1", json!({"priority": 10, "preemptionPolicy": "Never"}));
+    let message = cluster.condition("patient", "Unschedulable").await.message;
+    let expected = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to \
+                    preemptionPolicy=Never.";
+    assert_eq!(message, expected);
+    assert!(cluster.pods.get("default", "low").unwrap().meta().deletion_timestamp.is_none());
 }

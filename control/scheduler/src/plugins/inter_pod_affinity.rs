@@ -4,21 +4,29 @@
 //! anti-affinity), what the pod prefers, and what placed pods prefer. Each is a count per domain.
 
 use crate::cluster::Cluster;
-use crate::counters::{Carried, CounterId, Predicate};
-use crate::framework::{Events, Reason, Rule, Topology, scaled};
+use crate::counters::{Carried, CounterId, Namespaces, Predicate};
+use crate::framework::{Events, Reason, Refusal, Rule, Topology, scaled};
+use crate::node::Candidate;
 use crate::pod::{PodTerm, Shape};
+use crate::settings::PodAffinity as PodAffinitySettings;
 use crate::tally::{Domain, Tally};
 
 #[derive(Clone, Copy, Debug)]
-pub struct InterPodAffinity;
+pub struct InterPodAffinity {
+    settings: PodAffinitySettings,
+}
+
+impl InterPodAffinity {
+    pub fn new(settings: PodAffinitySettings) -> Self {
+        Self { settings }
+    }
+}
 
 const NAME: &str = "InterPodAffinity";
 const AFFINITY: Reason = Reason::fixed("node(s) didn't match pod affinity rules");
 const ANTI_AFFINITY: Reason = Reason::fixed("node(s) didn't match pod anti-affinity rules");
 const OTHERS_ANTI_AFFINITY: Reason =
     Reason::fixed("node(s) didn't satisfy existing pods anti-affinity rules");
-/// What a placed pod's required affinity counts for in the score, as in Kubernetes.
-const HARD_POD_AFFINITY_WEIGHT: i64 = 1;
 
 #[derive(Debug)]
 struct AffinityRule {
@@ -44,11 +52,11 @@ impl Topology for InterPodAffinity {
 
     fn helped_by(&self) -> Events {
         let nodes = Events::NODE_ADDED | Events::NODE_LABELS;
-        nodes | Events::POD_GONE | Events::POD_CAME | Events::NAMESPACE_LABELS
+        nodes | Events::POD_GONE | Events::POD_CAME | Events::POD_CHANGED | Events::NAMESPACE_LABELS
     }
 
     fn rule(&self, pod: &Shape, cluster: &mut Cluster) -> Option<Box<dyn Rule>> {
-        let wishes = wishes(pod, cluster);
+        let wishes = self.wishes(pod, cluster);
         if wishes.is_empty() {
             return None;
         }
@@ -65,36 +73,58 @@ impl Topology for InterPodAffinity {
         }
         Some(Box::new(rule))
     }
+
+    fn opposed_by(
+        &self,
+        expected: &Shape,
+        pod: &Shape,
+        node: Candidate<'_>,
+        namespaces: &Namespaces,
+    ) -> Option<Refusal> {
+        let mut terms = expected.affinity.anti_required.iter();
+        let opposed = terms.any(|term| {
+            node.spec.labels.contains_key(&term.topology_key) && term.pods.selects(pod, namespaces)
+        });
+        opposed.then(|| Refusal::crowded(OTHERS_ANTI_AFFINITY))
+    }
 }
 
-/// All that bears on the pod, its own terms and those of placed pods: what to count, over which topology.
-fn wishes(pod: &Shape, cluster: &Cluster) -> Vec<(Role, Predicate, String)> {
-    let affinity = &pod.affinity;
-    let selected = |terms: &[PodTerm]| Predicate::Selected {
-        selectors: terms.iter().map(|term| term.pods.clone()).collect(),
-        terminating: true,
-    };
-    let one = |role, term: &PodTerm| (role, selected(std::slice::from_ref(term)), term.topology_key.clone());
-    let mut wishes = Vec::new();
-    for term in &affinity.required {
-        // A pod that one is to be near has to match all terms.
-        wishes.push((Role::Near, selected(&affinity.required), term.topology_key.clone()));
-    }
-    wishes.extend(affinity.anti_required.iter().map(|term| one(Role::Away, term)));
-    wishes.extend(affinity.preferred.iter().map(|(weight, term)| one(Role::Prefers(*weight), term)));
-    wishes.extend(affinity.anti_preferred.iter().map(|(weight, term)| one(Role::Prefers(-*weight), term)));
-    for (carried, _) in cluster.counters.carried() {
-        if carried.term().pods.selects(pod, &cluster.namespaces) {
-            let role = match carried {
-                Carried::Required(_) => Role::Prefers(HARD_POD_AFFINITY_WEIGHT),
-                Carried::Preferred(weight, _) => Role::Prefers(*weight),
-                Carried::AntiPreferred(weight, _) => Role::Prefers(-*weight),
-                Carried::AntiRequired(_) => Role::AwayFromOthers,
-            };
-            wishes.push((role, Predicate::Carries(carried.clone()), carried.term().topology_key.clone()));
+impl InterPodAffinity {
+    /// All that bears on the pod, its own terms and those of placed pods: what to count, over which topology.
+    fn wishes(&self, pod: &Shape, cluster: &Cluster) -> Vec<(Role, Predicate, String)> {
+        let affinity = &pod.affinity;
+        let selected = |terms: &[PodTerm]| Predicate::Selected {
+            selectors: terms.iter().map(|term| term.pods.clone()).collect(),
+            terminating: true,
+        };
+        let one =
+            |role, term: &PodTerm| (role, selected(std::slice::from_ref(term)), term.topology_key.clone());
+        let mut wishes = Vec::new();
+        for term in &affinity.required {
+            // A pod that one is to be near has to match all terms.
+            wishes.push((Role::Near, selected(&affinity.required), term.topology_key.clone()));
         }
+        wishes.extend(affinity.anti_required.iter().map(|term| one(Role::Away, term)));
+        wishes.extend(affinity.preferred.iter().map(|(weight, term)| one(Role::Prefers(*weight), term)));
+        wishes
+            .extend(affinity.anti_preferred.iter().map(|(weight, term)| one(Role::Prefers(-*weight), term)));
+        // Whether what placed pods merely prefer counts for one that has no wishes of its own.
+        let prefers = !affinity.preferred.is_empty() || !affinity.anti_preferred.is_empty();
+        let heeded = prefers || !self.settings.ignore_preferred_terms_of_others;
+        for (carried, _) in cluster.counters.carried() {
+            if carried.term().pods.selects(pod, &cluster.namespaces) {
+                let role = match carried {
+                    Carried::AntiRequired(_) => Role::AwayFromOthers,
+                    _ if !heeded => continue,
+                    Carried::Required(_) => Role::Prefers(self.settings.hard_weight),
+                    Carried::Preferred(weight, _) => Role::Prefers(*weight),
+                    Carried::AntiPreferred(weight, _) => Role::Prefers(-*weight),
+                };
+                wishes.push((role, Predicate::Carries(carried.clone()), carried.term().topology_key.clone()));
+            }
+        }
+        wishes
     }
-    wishes
 }
 
 impl AffinityRule {
@@ -122,21 +152,21 @@ impl Rule for AffinityRule {
     }
 
     /// Kubernetes' order: own affinity, own anti-affinity, that of others.
-    fn filter(&self, domains: &[Domain]) -> Result<(), Reason> {
+    fn filter(&self, domains: &[Domain]) -> Result<(), Refusal> {
         let mut near = self.each(domains).filter(|(role, ..)| *role == Role::Near);
         if near.any(|(_, tally, domain)| {
             domain.is_none() || (tally.at(domain) == 0 && !self.is_first_of_its_kind())
         }) {
-            return Err(AFFINITY);
+            return Err(Refusal::lasting(AFFINITY));
         }
         let occupied = |wanted: Role| {
             self.each(domains).any(|(role, tally, domain)| role == wanted && tally.at(domain) > 0)
         };
         if occupied(Role::Away) {
-            return Err(ANTI_AFFINITY);
+            return Err(Refusal::crowded(ANTI_AFFINITY));
         }
         if occupied(Role::AwayFromOthers) {
-            return Err(OTHERS_ANTI_AFFINITY);
+            return Err(Refusal::crowded(OTHERS_ANTI_AFFINITY));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `nodeSelector` and node affinity: labels that a node must have, and labels that it had better have.
 
 use crate::cluster::Cluster;
-use crate::framework::{Events, Filter, Reads, Reason, Score, stretch};
+use crate::framework::{Events, Filter, Reads, Reason, Refusal, Score, stretch};
 use crate::node::Candidate;
 use crate::pod::Shape;
 
@@ -36,8 +36,8 @@ impl Filter for NodeAffinity {
         Events::NODE_ADDED | Events::NODE_LABELS
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
-        if Self::admits(pod, node) { Ok(()) } else { Err(vec![NO_MATCH]) }
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
+        if Self::admits(pod, node) { Ok(()) } else { Err(Refusal::lasting(NO_MATCH)) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A pod that names its node goes nowhere else.
 
-use crate::framework::{Events, Filter, Reads, Reason};
+use crate::framework::{Events, Filter, Reads, Reason, Refusal};
 use crate::node::Candidate;
 use crate::pod::Shape;
 
@@ -22,9 +22,9 @@ impl Filter for NodeName {
         Events::NODE_ADDED
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
         match &pod.node_name {
-            Some(name) if **name != *node.load.name => Err(vec![OTHER_NODE]),
+            Some(name) if **name != *node.load.name => Err(Refusal::lasting(OTHER_NODE)),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! Ports of the host that pods ask for must be free.
 
-use crate::framework::{Events, Filter, Reads, Reason};
+use crate::framework::{Events, Filter, Reads, Reason, Refusal};
 use crate::node::Candidate;
 use crate::pod::Shape;
 
@@ -22,10 +22,10 @@ impl Filter for NodePorts {
         Events::NODE_ADDED | Events::POD_GONE
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
         let taken = &node.load.host_ports;
         let conflict = pod.host_ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other)));
-        if conflict { Err(vec![TAKEN]) } else { Ok(()) }
+        if conflict { Err(Refusal::crowded(TAKEN)) } else { Ok(()) }
     }
 }
 

@@ -1,12 +1,21 @@
-//! Prefers nodes whose CPU and memory would be used in equal shares.
+//! Prefers nodes whose resources would be used in equal shares.
 
+use super::node_resources_fit::use_of;
 use crate::cluster::Cluster;
 use crate::framework::{MAX_SCORE, Reads, Score, scaled};
 use crate::node::Candidate;
 use crate::pod::Shape;
 
-#[derive(Clone, Copy, Debug)]
-pub struct NodeResourcesBalancedAllocation;
+#[derive(Clone, Debug)]
+pub struct NodeResourcesBalancedAllocation {
+    resources: Vec<String>,
+}
+
+impl NodeResourcesBalancedAllocation {
+    pub fn new(resources: Vec<String>) -> Self {
+        Self { resources }
+    }
+}
 
 impl Score for NodeResourcesBalancedAllocation {
     fn name(&self) -> &'static str {
@@ -23,17 +32,24 @@ impl Score for NodeResourcesBalancedAllocation {
         if pod.requests.is_zero() {
             return 0;
         }
-        let (wanted, have, taken) = (&pod.requests, &node.spec.allocatable, &node.load.requested);
-        let used = |wanted: i64, have: i64, taken: i64| {
-            (have > 0).then(|| scaled(taken.saturating_add(wanted).clamp(0, have), have))
-        };
-        let cpu = used(wanted.milli_cpu, have.milli_cpu, taken.milli_cpu);
-        let memory = used(wanted.memory, have.memory, taken.memory);
-        match (cpu, memory) {
-            (Some(cpu), Some(memory)) => MAX_SCORE - (cpu - memory).abs() / 2,
-            _ => MAX_SCORE,
-        }
+        let uses = self.resources.iter().filter_map(|resource| use_of(resource, pod, node, false));
+        let mut shares = uses.map(|(have, then)| scaled(then.clamp(0, have), have));
+        MAX_SCORE
+            - match (shares.next(), shares.next(), shares.next()) {
+                (Some(one), Some(other), None) => (one - other).abs() / 2,
+                (Some(one), Some(other), Some(third)) => {
+                    deviation(&[one, other, third].into_iter().chain(shares).collect::<Vec<_>>())
+                }
+                _ => 0,
+            }
     }
+}
+
+fn deviation(shares: &[i64]) -> i64 {
+    let count = shares.len() as f64;
+    let mean = shares.iter().sum::<i64>() as f64 / count;
+    let squares: f64 = shares.iter().map(|share| (*share as f64 - mean).powi(2)).sum();
+    (squares / count).sqrt().round() as i64
 }
 
 #[cfg(test)]
@@ -45,11 +61,25 @@ mod tests {
     fn the_more_even_the_use_the_better() {
         let node = NodeBuilder::new("one").offers(1000, 1000).pod("a", asking(400, 200)).build();
         let cluster = Cluster::default();
+        let resources = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let plugin = NodeResourcesBalancedAllocation::new(resources(&["cpu", "memory"]));
         for (pod, expected) in
             [(asking(100, 300), MAX_SCORE), (asking(400, 0), MAX_SCORE - 300_000), (shape(), 0)]
         {
-            let score = NodeResourcesBalancedAllocation.score(&pod, node.candidate().unwrap(), &cluster);
-            assert_eq!(score, expected);
+            assert_eq!(plugin.score(&pod, node.candidate().unwrap(), &cluster), expected);
         }
+    }
+
+    #[test]
+    fn of_more_than_two_resources_the_deviation_counts() {
+        let node = NodeBuilder::new("one").offers(1000, 1000).change(|spec| spec.allocatable.set("gpu", 10));
+        let node = node.build();
+        let resources = ["cpu", "memory", "gpu"].map(str::to_owned).to_vec();
+        let mut pod = asking(100, 200);
+        pod.requests.set("gpu", 6);
+        let plugin = NodeResourcesBalancedAllocation::new(resources);
+        let score = plugin.score(&pod, node.candidate().unwrap(), &Cluster::default());
+        // Shares of 0.1, 0.2 and 0.6: the deviation is 0.216025.
+        assert_eq!(score, MAX_SCORE - 216_025);
     }
 }

@@ -1,43 +1,27 @@
 //! What a pod asks for must be free on the node; the strategy says which of the nodes with room is best.
 
 use crate::cluster::Cluster;
-use crate::framework::{Events, Filter, MAX_SCORE, Reads, Reason, Score, scaled};
+use crate::framework::{Events, Filter, MAX_SCORE, Reads, Reason, Refusal, Score, scaled};
 use crate::node::Candidate;
 use crate::pod::Shape;
-
-/// Which nodes to fill first. CPU and memory count alike; containers that ask for nothing count a little.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    LeastAllocated,
-    MostAllocated,
-    /// Score by utilisation in percent, 0 to 10, in straight lines between the points (sorted by utilisation).
-    RequestedToCapacityRatio(Vec<UtilizationPoint>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UtilizationPoint {
-    pub utilization: i64,
-    pub score: i64,
-}
+use crate::resources::Resources;
+use crate::settings::{Fit, Strategy, UtilizationPoint};
 
 #[derive(Clone, Debug)]
 pub struct NodeResourcesFit {
-    strategy: Strategy,
+    settings: Fit,
 }
 
 const NAME: &str = "NodeResourcesFit";
 const TOO_MANY_PODS: Reason = Reason::fixed("Too many pods");
 
 impl NodeResourcesFit {
-    pub fn new(strategy: Strategy) -> Self {
-        Self { strategy }
+    pub fn new(settings: Fit) -> Self {
+        Self { settings }
     }
 
     fn rate(&self, requested: i64, allocatable: i64) -> i64 {
-        if allocatable <= 0 {
-            return 0;
-        }
-        match &self.strategy {
+        match &self.settings.strategy {
             Strategy::LeastAllocated => scaled((allocatable - requested).max(0), allocatable),
             Strategy::MostAllocated => scaled(requested.min(allocatable), allocatable),
             Strategy::RequestedToCapacityRatio(points) => {
@@ -45,6 +29,25 @@ impl NodeResourcesFit {
             }
         }
     }
+
+    /// Resources that Kubernetes' own plugins do not know may be left to others to watch.
+    fn watches(&self, resource: &str) -> bool {
+        let group = resource.split_once('/').map_or("", |(group, _)| group);
+        !self.settings.ignored.iter().any(|ignored| ignored == resource)
+            && !self.settings.ignored_groups.iter().any(|ignored| ignored == group)
+    }
+}
+
+/// Of one resource: what a node has, and what would be taken of it with the pod there. CPU and memory count even
+/// where containers do not ask for them; other resources count for pods that ask for them.
+pub(super) fn use_of(resource: &str, pod: &Shape, node: Candidate<'_>, unasked: bool) -> Option<(i64, i64)> {
+    let common = matches!(resource, "cpu" | "memory");
+    let wanted = if common && unasked { &pod.scoring_requests } else { &pod.requests };
+    let taken = if common && unasked { &node.load.scoring_requested } else { &node.load.requested };
+    let of = |amounts: &Resources| amounts.get(resource);
+    let (have, wanted, taken) = (of(&node.spec.allocatable), of(wanted), of(taken));
+    let counts = have > 0 && (common || resource == "ephemeral-storage" || wanted > 0);
+    counts.then(|| (have, taken.saturating_add(wanted)))
 }
 
 /// Points give utilisation in percent and scores of 0 to 10; both are [`MAX_SCORE`]-scaled here.
@@ -77,10 +80,15 @@ impl Filter for NodeResourcesFit {
         Events::NODE_ADDED | Events::NODE_ALLOCATABLE | Events::POD_GONE
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
         let (wanted, have, taken) = (&pod.requests, &node.spec.allocatable, &node.load.requested);
-        let short = |wanted: i64, have: i64, taken: i64| wanted > 0 && wanted > have.saturating_sub(taken);
         let mut reasons = Vec::new();
+        // An empty node would not do either.
+        let mut hopeless = false;
+        let mut short = |wanted: i64, have: i64, taken: i64| {
+            hopeless |= wanted > have;
+            wanted > 0 && wanted > have.saturating_sub(taken)
+        };
         if node.load.pods.len() as i64 >= node.spec.pods_allowed {
             reasons.push(TOO_MANY_PODS);
         }
@@ -93,12 +101,12 @@ impl Filter for NodeResourcesFit {
         if short(wanted.ephemeral_storage, have.ephemeral_storage, taken.ephemeral_storage) {
             reasons.push(Reason::fixed("Insufficient ephemeral-storage"));
         }
-        for (name, amount) in wanted.extended() {
+        for (name, amount) in wanted.extended().filter(|(name, _)| self.watches(name)) {
             if short(amount, have.get(name), taken.get(name)) {
                 reasons.push(Reason::new(format!("Insufficient {name}")));
             }
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, crowded: !hopeless }) }
     }
 }
 
@@ -112,11 +120,18 @@ impl Score for NodeResourcesFit {
     }
 
     fn score(&self, pod: &Shape, node: Candidate<'_>, _cluster: &Cluster) -> i64 {
-        let (wanted, have, taken) =
-            (&pod.scoring_requests, &node.spec.allocatable, &node.load.scoring_requested);
-        let cpu = self.rate(taken.milli_cpu.saturating_add(wanted.milli_cpu), have.milli_cpu);
-        let memory = self.rate(taken.memory.saturating_add(wanted.memory), have.memory);
-        (cpu + memory) / 2
+        let by_ratio = matches!(self.settings.strategy, Strategy::RequestedToCapacityRatio(_));
+        let (mut sum, mut weights) = (0, 0);
+        for (resource, weight) in &self.settings.resources {
+            let Some((have, then)) = use_of(resource, pod, node, true) else { continue };
+            let score = self.rate(then, have);
+            // As in Kubernetes, a ratio that scores nothing does not pull the others down.
+            if score > 0 || !by_ratio {
+                sum += weight * score;
+                weights += weight;
+            }
+        }
+        if weights > 0 { sum / weights } else { 0 }
     }
 }
 
@@ -127,21 +142,22 @@ mod tests {
     use crate::testing::{NodeBuilder, asking, shape};
 
     fn fit(strategy: Strategy) -> NodeResourcesFit {
-        NodeResourcesFit::new(strategy)
+        NodeResourcesFit::new(Fit { strategy, ..Fit::default() })
+    }
+
+    fn gpu(mut shape: Shape, count: i64) -> Shape {
+        shape.requests.set("example.com/gpu", count);
+        shape
     }
 
     #[test]
     fn says_what_is_short() {
         let node = NodeBuilder::new("one").offers(1000, 1000).pods_allowed(2).pod("a", asking(600, 100));
-        let gpu = |mut shape: Shape| {
-            shape.requests.set("example.com/gpu", 1);
-            shape
-        };
         let cases = [
             (asking(400, 900), vec![]),
             (asking(401, 900), vec!["Insufficient cpu"]),
             (asking(401, 901), vec!["Insufficient cpu", "Insufficient memory"]),
-            (gpu(asking(1, 1)), vec!["Insufficient example.com/gpu"]),
+            (gpu(asking(1, 1), 1), vec!["Insufficient example.com/gpu"]),
             (shape(), vec![]),
         ];
         for (pod, expected) in cases {
@@ -149,12 +165,64 @@ mod tests {
             let reasons = fit(Strategy::LeastAllocated)
                 .filter(&pod, node.candidate().unwrap())
                 .err()
-                .unwrap_or_default();
+                .map_or_else(Vec::new, |refusal| refusal.reasons);
             assert_eq!(reasons.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
         }
         let full = node.pod("b", shape()).build();
-        let reasons = fit(Strategy::LeastAllocated).filter(&shape(), full.candidate().unwrap()).unwrap_err();
-        assert_eq!(reasons, [TOO_MANY_PODS]);
+        let refusal = fit(Strategy::LeastAllocated).filter(&shape(), full.candidate().unwrap()).unwrap_err();
+        assert_eq!(refusal, Refusal::crowded(TOO_MANY_PODS));
+    }
+
+    #[test]
+    fn what_an_empty_node_could_not_give_is_hopeless() {
+        let node = NodeBuilder::new("one").offers(1000, 1000).pod("a", asking(600, 600)).build();
+        for (pod, crowded) in
+            [(asking(1000, 1), true), (asking(1001, 1), false), (gpu(asking(500, 1), 1), false)]
+        {
+            let refusal = fit(Strategy::LeastAllocated).filter(&pod, node.candidate().unwrap()).unwrap_err();
+            assert_eq!(refusal.crowded, crowded, "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn ignored_resources_are_not_looked_at() {
+        let node = NodeBuilder::new("one").build();
+        let other = |name: &str| {
+            let mut shape = asking(1, 1);
+            shape.requests.set(name, 1);
+            shape
+        };
+        let fit = NodeResourcesFit::new(Fit {
+            ignored: vec!["example.com/gpu".to_owned()],
+            ignored_groups: vec!["fpga.example".to_owned()],
+            ..Fit::default()
+        });
+        for (name, fits) in [("example.com/gpu", true), ("fpga.example/a", true), ("example.com/nic", false)]
+        {
+            assert_eq!(fit.filter(&other(name), node.candidate().unwrap()).is_ok(), fits, "{name}");
+        }
+    }
+
+    #[test]
+    fn resources_count_by_their_weights_and_only_where_they_are_asked_for() {
+        let node = NodeBuilder::new("one").offers(1000, 1000).change(|spec| {
+            spec.allocatable.set("example.com/gpu", 4);
+        });
+        let node = node.build();
+        let resources = [("cpu", 1), ("example.com/gpu", 3), ("example.com/nic", 9)];
+        let resources = resources.map(|(name, weight)| (name.to_owned(), weight)).to_vec();
+        let points = [(0, 0), (100, 10)].map(|(utilization, score)| UtilizationPoint { utilization, score });
+        let cluster = Cluster::default();
+        for (strategy, pod, expected) in [
+            (Strategy::MostAllocated, gpu(asking(100, 0), 1), (100_000 + 3 * 250_000) / 4),
+            (Strategy::MostAllocated, asking(100, 0), 100_000),
+            // Nothing of the CPU is asked for: the ratio leaves it out altogether.
+            (Strategy::RequestedToCapacityRatio(points.to_vec()), gpu(asking(0, 0), 1), 250_000),
+            (Strategy::LeastAllocated, gpu(asking(0, 0), 1), (1_000_000 + 3 * 750_000) / 4),
+        ] {
+            let fit = NodeResourcesFit::new(Fit { strategy, resources: resources.clone(), ..Fit::default() });
+            assert_eq!(fit.score(&pod, node.candidate().unwrap(), &cluster), expected);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Cordoned nodes take no pods, save those that tolerate the cordon's taint.
 
-use crate::framework::{Events, Filter, Reads, Reason};
+use crate::framework::{Events, Filter, Reads, Reason, Refusal};
 use crate::node::Candidate;
 use crate::pod::{Effect, Shape, Taint};
 
@@ -19,17 +19,17 @@ impl Filter for NodeUnschedulable {
     }
 
     fn helped_by(&self) -> Events {
-        Events::NODE_ADDED | Events::NODE_TAINTS
+        Events::NODE_ADDED | Events::NODE_UNTAINTED
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
         if !node.spec.unschedulable {
             return Ok(());
         }
         let key = "node.kubernetes.io/unschedulable".to_owned();
         let cordon = Taint { key, value: String::new(), effect: Effect::NoSchedule };
         let tolerated = pod.tolerations.iter().any(|toleration| toleration.tolerates(&cordon));
-        if tolerated { Ok(()) } else { Err(vec![CORDONED]) }
+        if tolerated { Ok(()) } else { Err(Refusal::lasting(CORDONED)) }
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
         ] {
             let node = NodeBuilder::new("one").change(|spec| spec.unschedulable = cordoned).build();
             let verdict = NodeUnschedulable.filter(&pod, node.candidate().unwrap());
-            assert_eq!(verdict, if fits { Ok(()) } else { Err(vec![CORDONED]) });
+            assert_eq!(verdict, if fits { Ok(()) } else { Err(Refusal::lasting(CORDONED)) });
         }
     }
 }

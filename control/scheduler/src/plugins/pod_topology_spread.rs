@@ -5,7 +5,7 @@
 
 use crate::cluster::Cluster;
 use crate::counters::Predicate;
-use crate::framework::{Events, MAX_SCORE, Reason, Rule, Topology, scaled};
+use crate::framework::{Events, MAX_SCORE, Reason, Refusal, Rule, Topology, scaled};
 use crate::node::Candidate;
 use crate::plugins::{NodeAffinity, TaintToleration};
 use crate::pod::{Shape, SpreadConstraint, WhenUnsatisfiable};
@@ -46,7 +46,8 @@ impl Topology for PodTopologySpread {
     }
 
     fn helped_by(&self) -> Events {
-        Events::NODE_ADDED | Events::NODE_LABELS | Events::NODE_TAINTS | Events::POD_GONE | Events::POD_CAME
+        let nodes = Events::NODE_ADDED | Events::NODE_GONE | Events::NODE_LABELS | Events::NODE_TAINTS;
+        nodes | Events::POD_GONE | Events::POD_CAME | Events::POD_CHANGED
     }
 
     fn rule(&self, pod: &Shape, cluster: &mut Cluster) -> Option<Box<dyn Rule>> {
@@ -101,16 +102,16 @@ impl Rule for SpreadRule {
         }
     }
 
-    fn filter(&self, domains: &[Domain]) -> Result<(), Reason> {
+    fn filter(&self, domains: &[Domain]) -> Result<(), Refusal> {
         let hard =
             self.constraints.iter().zip(&self.tallies).zip(domains).filter(|((bound, _), _)| bound.hard);
         for ((bound, tally), domain) in hard {
             if domain.is_none() {
-                return Err(NO_LABEL);
+                return Err(Refusal::lasting(NO_LABEL));
             }
             let then = tally.at(*domain) + i64::from(bound.counts_itself);
             if then - bound.least > bound.max_skew {
-                return Err(SKEWED);
+                return Err(Refusal::crowded(SKEWED));
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! tolerated.
 
 use crate::cluster::Cluster;
-use crate::framework::{Events, Filter, MAX_SCORE, Reads, Reason, Score, stretch};
+use crate::framework::{Events, Filter, MAX_SCORE, Reads, Reason, Refusal, Score, stretch};
 use crate::node::Candidate;
 use crate::pod::{Effect, Shape, Taint};
 
@@ -33,14 +33,15 @@ impl Filter for TaintToleration {
     }
 
     fn helped_by(&self) -> Events {
-        Events::NODE_ADDED | Events::NODE_TAINTS
+        Events::NODE_ADDED | Events::NODE_UNTAINTED
     }
 
-    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Vec<Reason>> {
+    fn filter(&self, pod: &Shape, node: Candidate<'_>) -> Result<(), Refusal> {
         match Self::forbids(pod, node) {
             None => Ok(()),
             Some(Taint { key, value, .. }) => {
-                Err(vec![Reason::new(format!("node(s) had untolerated taint {{{key}: {value}}}"))])
+                let words = format!("node(s) had untolerated taint {{{key}: {value}}}");
+                Err(Refusal::lasting(Reason::new(words)))
             }
         }
     }
@@ -108,8 +109,8 @@ mod tests {
     fn the_reason_names_the_taint() {
         let taints = vec![taint("gpu", "yes", Effect::NoSchedule)];
         let node = NodeBuilder::new("one").change(|spec| spec.taints = taints).build();
-        let reasons = TaintToleration.filter(&shape(), node.candidate().unwrap()).unwrap_err();
-        assert_eq!(reasons[0].to_string(), "node(s) had untolerated taint {gpu: yes}");
+        let refusal = TaintToleration.filter(&shape(), node.candidate().unwrap()).unwrap_err();
+        assert_eq!(refusal.reasons[0].to_string(), "node(s) had untolerated taint {gpu: yes}");
     }
 
     #[test]
