@@ -18,7 +18,7 @@ use weir_proto::meta::v1::MicroTime;
 use crate::api::Api;
 use crate::backoff::spread;
 use crate::client::Client;
-use crate::{Error, Result};
+use crate::{Error, Result, metrics};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,7 +83,9 @@ where
 {
     let mut candidate =
         Candidate { api: client.namespaced(&config.namespace), config: config.clone(), seen: None };
+    metrics::leads(&config.name, false);
     while let Some(held) = candidate.acquire(cancel).await {
+        metrics::leads(&config.name, true);
         tracing::info!(lease = config.name, identity = config.identity, "leading");
         let leadership = Leadership::until(held.until, cancel.child_token());
         {
@@ -97,6 +99,7 @@ where
                 }
             }
         }
+        metrics::leads(&config.name, false);
         tracing::info!(lease = config.name, identity = config.identity, "leading no more");
         candidate.release().await;
     }
@@ -295,6 +298,9 @@ mod tests {
         first.cancel();
         assert_eq!(leads.recv().await.unwrap().0, "b");
         assert!(!leadership.holds());
+        let served = prometheus::gather();
+        let status = served.iter().find(|family| family.name() == "leader_election_master_status").unwrap();
+        assert_eq!(status.get_metric()[0].get_label()[0].value(), "weir-test");
         second.cancel();
     }
 

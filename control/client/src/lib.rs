@@ -20,6 +20,7 @@ pub mod fake;
 pub mod informer;
 mod key;
 mod kubeconfig;
+mod metrics;
 mod recorder;
 mod transport;
 mod verbs;

@@ -4,6 +4,7 @@
 //! then, in case a notification was missed. A key that takes long rests before it comes again, so that the many
 //! changes of something large are dealt with together. Nothing here knows what the keys mean.
 
+mod metrics;
 mod queue;
 
 use std::sync::Arc;
@@ -65,7 +66,8 @@ pub(crate) struct Runner<C> {
 
 impl<C: Controller> Runner<C> {
     pub(crate) fn new(controller: C, workers: usize) -> Runner<C> {
-        Runner { controller: Arc::new(controller), queue: Arc::default(), workers, tasks: JoinSet::new() }
+        let queue = Arc::new(Queue::named(controller.name()));
+        Runner { controller: Arc::new(controller), queue, workers, tasks: JoinSet::new() }
     }
 
     /// Changes that `informer` sees bring the keys that `keys` gives for them.
@@ -136,7 +138,9 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Arc<Queue>, cancel: Canc
             key = queue.next() => key,
         };
         let began = Instant::now();
-        match controller.reconcile(&key).await {
+        let outcome = controller.reconcile(&key).await;
+        queue.worked(began.elapsed());
+        match outcome {
             Ok(next) => {
                 queue.forget(&key);
                 match next {

@@ -3,6 +3,7 @@
 //! A key is in here at most once, however often it is added; while a worker has it, it waits until that worker is
 //! done, and rests if it is told to. Keys may be added for later; the earliest time counts.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,18 +12,23 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use weir_client::ObjectKey;
 
+use super::metrics::Metrics;
+
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
+    metrics: Option<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// In order of arrival, each at most once.
     ready: VecDeque<ObjectKey>,
-    /// The members of `ready`, and those that will be once their worker is done.
-    waiting: HashSet<ObjectKey>,
+    /// The members of `ready`, and those that will be once their worker is done; since when.
+    waiting: HashMap<ObjectKey, Instant>,
+    /// How many came into `waiting` that were not told of yet.
+    added: usize,
     /// With a worker.
     taken: HashSet<ObjectKey>,
     later: BTreeMap<Instant, BTreeSet<ObjectKey>>,
@@ -36,8 +42,16 @@ const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 impl Queue {
+    /// With metrics under this name.
+    pub(crate) fn named(name: &str) -> Queue {
+        Queue { metrics: Some(Metrics::of(name)), ..Queue::default() }
+    }
+
     pub(crate) fn add(&self, key: ObjectKey) {
-        self.state().add(key);
+        let mut state = self.state();
+        state.add(key);
+        self.count(&mut state);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -50,6 +64,9 @@ impl Queue {
     /// Again after a failure: the more in a row, the later.
     pub(crate) fn retry(&self, key: ObjectKey) {
         let delay = self.state().failed(&key);
+        if let Some(metrics) = &self.metrics {
+            metrics.retried();
+        }
         self.add_after(key, delay);
     }
 
@@ -64,7 +81,12 @@ impl Queue {
             let due = {
                 let mut state = self.state();
                 state.ripen(Instant::now());
-                if let Some(key) = state.take() {
+                let taken = state.take();
+                self.count(&mut state);
+                if let Some((key, since)) = taken {
+                    if let Some(metrics) = &self.metrics {
+                        metrics.taken(since.elapsed());
+                    }
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -93,6 +115,20 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// A worker has dealt with a key.
+    pub(crate) fn worked(&self, took: Duration) {
+        if let Some(metrics) = &self.metrics {
+            metrics.worked(took);
+        }
+    }
+
+    fn count(&self, state: &mut State) {
+        if let Some(metrics) = &self.metrics {
+            metrics.added(std::mem::take(&mut state.added));
+            metrics.depth(state.ready.len());
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,7 +136,10 @@ impl Queue {
 
 impl State {
     fn add(&mut self, key: ObjectKey) {
-        if self.waiting.insert(key.clone()) && !self.taken.contains(&key) {
+        let Entry::Vacant(entry) = self.waiting.entry(key.clone()) else { return };
+        entry.insert(Instant::now());
+        self.added += 1;
+        if !self.taken.contains(&key) {
             self.ready.push_back(key);
         }
     }
@@ -126,7 +165,7 @@ impl State {
 
     fn release(&mut self, key: ObjectKey) {
         self.taken.remove(&key);
-        if self.waiting.contains(&key) {
+        if self.waiting.contains_key(&key) {
             self.ready.push_back(key);
         }
     }
@@ -146,11 +185,12 @@ impl State {
         }
     }
 
-    fn take(&mut self) -> Option<ObjectKey> {
+    /// With the moment since when it has waited.
+    fn take(&mut self) -> Option<(ObjectKey, Instant)> {
         let key = self.ready.pop_front()?;
-        self.waiting.remove(&key);
+        let since = self.waiting.remove(&key).unwrap_or_else(Instant::now);
         self.taken.insert(key.clone());
-        Some(key)
+        Some((key, since))
     }
 
     fn failed(&mut self, key: &ObjectKey) -> Duration {
