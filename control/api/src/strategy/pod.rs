@@ -1,5 +1,7 @@
 //! Pods.
 
+mod gates;
+
 use weir_proto::core::v1::{Pod, PodCondition, PodStatus, Toleration};
 use weir_proto::meta::v1::Time;
 
@@ -57,7 +59,9 @@ impl Strategy for Pods {
 
     fn validate(&self, pod: &Pod, errors: &mut Errors) {
         if let Some(spec) = &pod.spec {
-            pod_spec::validate(spec, &Path::root("spec"), errors);
+            let path = Path::root("spec");
+            pod_spec::validate(spec, &path, errors);
+            gates::validate(spec, &path, errors);
         }
     }
 
@@ -91,9 +95,7 @@ impl Strategy for Pods {
         {
             rest.termination_grace_period_seconds = old.termination_grace_period_seconds;
         }
-        if rest.scheduling_gates.iter().all(|gate| old.scheduling_gates.contains(gate)) {
-            rest.scheduling_gates.clone_from(&old.scheduling_gates);
-        }
+        gates::validate_update(new, old, &mut rest, &path, errors);
         if rest != *old {
             let detail = "pod updates may not change fields other than `spec.containers[*].image`,\
                           `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \

@@ -6,6 +6,7 @@ mod environment;
 mod placement;
 mod probes;
 mod resources;
+mod spread;
 mod volumes;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@ use weir_proto::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Taint, Toleration,
 };
 
+use super::spread;
 use crate::validation::meta::validate_labels;
 use crate::validation::{Errors, Path, names, selectors};
 
@@ -15,21 +16,7 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
         validate_toleration(toleration, &path.child("tolerations").index(index), errors);
     }
     validate_affinity(spec, &path.child("affinity"), errors);
-    for (index, constraint) in spec.topology_spread_constraints.iter().enumerate() {
-        let path = path.child("topologySpreadConstraints");
-        let path = path.index(index);
-        if constraint.max_skew <= 0 {
-            errors.invalid(&path.child("maxSkew"), constraint.max_skew, "must be greater than zero");
-        }
-        if constraint.topology_key.is_empty() {
-            errors.required(&path.child("topologyKey"), "can not be empty");
-        }
-        let known = ["DoNotSchedule", "ScheduleAnyway"];
-        errors.one_of(&path.child("whenUnsatisfiable"), &constraint.when_unsatisfiable, &known);
-        if let Some(selector) = &constraint.label_selector {
-            selectors::validate(selector, &path.child("labelSelector"), errors);
-        }
-    }
+    spread::validate(spec, path, errors);
 }
 
 fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Errors) {
@@ -187,6 +174,7 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Error
             selectors::validate(selector, &path.child(field), errors);
         }
     }
+    spread::validate_label_keys(term, path, errors);
     for (index, namespace) in term.namespaces.iter().enumerate() {
         errors.syntax(&path.child("namespaces").index(index), namespace, names::dns_label(namespace));
     }
