@@ -196,8 +196,34 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
+/// Bytes of a message, and of all causes, that go into headers. Clients take 16 KiB of those, and what is said travels
+/// in them twice: as it is, and in the details.
+const LONGEST_MESSAGE: usize = 2048;
+const LONGEST_CAUSES: usize = 3072;
+
+impl ApiError {
+    /// Leaves out what headers would not carry.
+    fn shortened(mut self) -> Self {
+        if self.0.message.len() > LONGEST_MESSAGE {
+            let end =
+                (0..=LONGEST_MESSAGE).rev().find(|end| self.0.message.is_char_boundary(*end)).unwrap_or(0);
+            self.0.message.truncate(end);
+            self.0.message.push('…');
+        }
+        if let Some(details) = &mut self.0.details {
+            let mut bytes = 0;
+            details.causes.retain(|cause| {
+                bytes += cause.field.len() + cause.message.len() + cause.reason.len();
+                bytes <= LONGEST_CAUSES
+            });
+        }
+        self
+    }
+}
+
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
+        let error = error.shortened();
         let code =
             REASONS.iter().find(|(reason, ..)| *reason == error.reason()).map_or(Code::Unknown, |row| row.2);
         let details = error.0.encode_to_vec();
@@ -271,6 +297,21 @@ mod tests {
             assert_eq!(i32::from(error.code()), code);
             assert_eq!(ApiError::from(tonic::Status::from(error.clone())), error);
         }
+    }
+
+    #[test]
+    fn what_headers_would_not_carry_is_left_out() {
+        let pod = resolve("pods").unwrap();
+        let causes =
+            (0..100).map(|index| StatusCause::invalid(format!("spec[{index}]"), "ü".repeat(100), "is wrong"));
+        let error = ApiError::invalid(pod, &"x".repeat(1000), causes.collect());
+        let status = tonic::Status::from(error);
+        let mut headers = tonic::codegen::http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        assert!(bytes < 16 << 10, "{bytes}");
+        let read = ApiError::from(status);
+        assert_eq!((read.code(), read.causes()[0].field.as_str()), (422, "spec[0]"));
     }
 
     #[test]
