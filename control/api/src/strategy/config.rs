@@ -23,7 +23,7 @@ impl Strategy for ConfigMaps {
         let size = map.data.values().map(String::len).sum::<usize>()
             + map.binary_data.values().map(|value| value.len()).sum::<usize>();
         if size > LARGEST {
-            errors.too_long(&Path::root(""), LARGEST);
+            errors.too_long(&Path::root("[]"), LARGEST);
         }
     }
 
@@ -70,6 +70,20 @@ impl Strategy for Secrets {
         for key in required.iter().filter(|key| !secret.data.contains_key(**key)) {
             errors.required(&data.key(key), "");
         }
+        match secret.r#type.as_str() {
+            "kubernetes.io/basic-auth"
+                if !["username", "password"].iter().any(|key| secret.data.contains_key(*key)) =>
+            {
+                errors.required(&data.key("username"), "");
+                errors.required(&data.key("password"), "");
+            }
+            "kubernetes.io/dockerconfigjson" | "kubernetes.io/dockercfg" => {
+                for key in required.iter() {
+                    validate_json(secret.data.get(*key).map(|value| &value[..]), &data.key(key), errors);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn validate_update(&self, new: &Secret, old: &Secret, errors: &mut Errors) {
@@ -77,6 +91,19 @@ impl Strategy for Secrets {
         if old.immutable == Some(true) {
             frozen(&[("immutable", new.immutable != Some(true)), ("data", new.data != old.data)], errors);
         }
+    }
+}
+
+/// What is wrong is said without repeating any of it.
+fn validate_json(value: Option<&[u8]>, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(value) = value
+        && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(value)
+    {
+        let reason = match error.classify() {
+            serde_json::error::Category::Eof => "unexpected end of JSON input",
+            _ => "invalid character in JSON input",
+        };
+        errors.invalid(path, "<secret contents redacted>", reason);
     }
 }
 

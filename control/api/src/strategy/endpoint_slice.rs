@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weir_proto::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
 use super::Strategy;
-use crate::validation::{Errors, Path, names};
+use crate::validation::{Errors, Path, addresses, names};
 
 pub(super) struct EndpointSlices;
 
@@ -58,6 +58,12 @@ impl Strategy for EndpointSlices {
 }
 
 fn validate_endpoint(endpoint: &Endpoint, family: &str, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(name) = &endpoint.node_name {
+        errors.syntax(&path.child("nodeName"), name, names::dns_subdomain(name));
+    }
+    if let Some(name) = &endpoint.hostname {
+        errors.syntax(&path.child("hostname"), name, names::dns_label(name));
+    }
     let path = path.child("addresses");
     if endpoint.addresses.is_empty() {
         errors.required(&path, "must contain at least 1 address");
@@ -68,7 +74,9 @@ fn validate_endpoint(endpoint: &Endpoint, family: &str, path: &Path<'_>, errors:
     for (index, address) in endpoint.addresses.iter().enumerate() {
         let path = path.index(index);
         match (family, address.parse()) {
-            ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => {}
+            ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => {
+                addresses::not_special(address, &path, errors);
+            }
             ("IPv4", _) => errors.invalid(&path, address, "must be a valid IPv4 address"),
             ("IPv6", _) => errors.invalid(&path, address, "must be a valid IPv6 address"),
             _ => errors.syntax(&path, address, names::dns_subdomain(address)),

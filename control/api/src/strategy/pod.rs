@@ -79,6 +79,16 @@ impl Strategy for Pods {
             let detail = "must be less than or equal to previous value, and may not be removed";
             errors.invalid(&path.child("activeDeadlineSeconds"), after.unwrap_or(0), detail);
         }
+        let counts = [
+            ("containers", new.containers.len() == old.containers.len()),
+            ("initContainers", new.init_containers.len() == old.init_containers.len()),
+        ];
+        for (field, _) in counts.into_iter().filter(|(_, same)| !same) {
+            errors.forbidden(&path.child(field), "pod updates may not add or remove containers");
+        }
+        if counts.iter().any(|(_, same)| !same) {
+            return;
+        }
         // Put back what may change; what differs then may not.
         let mut rest = new.clone();
         rest.tolerations.clone_from(&old.tolerations);

@@ -10,12 +10,14 @@ use weir_proto::core::v1::{
 use super::pod_spec::validate_ip;
 use super::{Strategy, unsupported};
 use crate::validation::meta::{NameCheck, validate_labels};
-use crate::validation::{Errors, Path, names};
+use crate::validation::{Errors, Path, addresses, names};
 
 pub(super) struct Services;
 
 /// How long a client stays with its pod under affinity ClientIP: three hours.
 const AFFINITY_SECONDS: i32 = 10_800;
+/// A day.
+const LONGEST_AFFINITY: i32 = 86_400;
 /// An address that means "none".
 pub(crate) const HEADLESS: &str = "None";
 
@@ -132,6 +134,7 @@ impl Strategy for Services {
         validate_labels(&spec.selector, &path.child("selector"), errors);
         validate_addresses(spec, &path, errors);
         validate_ports(spec, &path, errors);
+        validate_affinity(spec, &path, errors);
         if let Some(policy) = &spec.internal_traffic_policy {
             errors.one_of(&path.child("internalTrafficPolicy"), policy, &["Cluster", "Local"]);
         }
@@ -180,7 +183,9 @@ fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
 
 fn validate_addresses(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     for (index, address) in spec.external_ips.iter().enumerate() {
-        validate_ip(&path.child("externalIPs").index(index), address, errors);
+        let path = path.child("externalIPs");
+        validate_ip(&path.index(index), address, errors);
+        addresses::not_special(address, &path.index(index), errors);
     }
     if spec.r#type == "ExternalName" {
         if !spec.cluster_ip.is_empty() {
@@ -222,6 +227,15 @@ fn validate_addresses(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) 
     if policy == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";
         errors.invalid(&path.child("ipFamilyPolicy"), policy, detail);
+    }
+}
+
+fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let Some(seconds) = config.and_then(|client| client.timeout_seconds) else { return };
+    if !(1..=LONGEST_AFFINITY).contains(&seconds) {
+        let path = path.child("sessionAffinityConfig.clientIP.timeoutSeconds");
+        errors.invalid(&path, seconds, format!("must be greater than 0 and less than {LONGEST_AFFINITY}"));
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! [`Errors`] collects; [`Path`] names a field as Kubernetes does (`spec.containers[0].name`). The checks of
 //! syntax that many kinds share are in [`names`], those of metadata in [`meta`], of label selectors in
-//! [`selectors`].
+//! [`selectors`], of addresses in [`addresses`].
 
+pub(crate) mod addresses;
 pub(crate) mod meta;
 pub(crate) mod names;
 pub(crate) mod selectors;

@@ -22,6 +22,9 @@ pub(super) fn validate(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path<'_>
                 errors.duplicate(&path.child("name"), &container.name);
             }
             validate_host_ports(&container.ports, &mut host_ports, &path.child("ports"), errors);
+            if spec.host_network {
+                validate_ports_of_host(&container.ports, &path.child("ports"), errors);
+            }
             if field == "initContainers" {
                 validate_init(container, &path, errors);
             } else {
@@ -134,6 +137,15 @@ fn validate_host_ports<'a>(
     }
 }
 
+fn validate_ports_of_host(ports: &[ContainerPort], path: &Path<'_>, errors: &mut Errors) {
+    for (index, port) in ports.iter().enumerate() {
+        if port.host_port != port.container_port {
+            let detail = "must match `hostPort` when `hostNetwork` is true";
+            errors.invalid(&path.index(index).child("containerPort"), port.container_port, detail);
+        }
+    }
+}
+
 fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>, path: &Path<'_>, errors: &mut Errors) {
     let path = path.child("volumeMounts");
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
@@ -147,6 +159,8 @@ fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>, path: &Path<
         let at = path.child("mountPath");
         if mount.mount_path.is_empty() {
             errors.required(&at, "");
+        } else if mount.mount_path.contains(':') {
+            errors.invalid(&at, &mount.mount_path, "must not contain ':'");
         } else if taken.insert(&mount.mount_path, index).is_some() {
             errors.invalid(&at, &mount.mount_path, "must be unique");
         }

@@ -15,6 +15,17 @@ pub(super) fn validate(container: &Container, path: &Path<'_>, errors: &mut Erro
         let Some(probe) = probe else { continue };
         let path = path.child(field);
         validate_probe(probe, &path, errors);
+        match probe.termination_grace_period_seconds {
+            Some(_) if !only_once => {
+                let detail = "must not be set for readinessProbes";
+                errors.invalid(&path.child("terminationGracePeriodSeconds"), 0, detail);
+            }
+            Some(seconds) if seconds <= 0 => {
+                let detail = "must be greater than 0";
+                errors.invalid(&path.child("terminationGracePeriodSeconds"), seconds, detail);
+            }
+            _ => {}
+        }
         if only_once && probe.success_threshold != 1 {
             errors.invalid(&path.child("successThreshold"), probe.success_threshold, "must be 1");
         }
