@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use weir_api::allocate::{Cidr, Ranges, parse_ports};
+
+use crate::limits::{LimitFlags, duration};
 
 /// The part of the machine's addresses that is served when nothing else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:6443";
@@ -92,8 +95,19 @@ pub(crate) struct Config {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["api", "scheduler", "controllers"])]
     pub(crate) components: Vec<Component>,
 
+    /// How long an Event stays after it was last heard of
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) event_ttl: Duration,
+
+    /// Told to stop: how long to serve on while /readyz already says no
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(crate) shutdown_delay_duration: Duration,
+
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
 }
 
 impl Config {
@@ -101,6 +115,10 @@ impl Config {
     pub(crate) fn check(&self) -> Result<()> {
         self.ranges()?;
         self.scheduler()?;
+        self.limits.check()?;
+        if self.event_ttl < Duration::from_secs(1) {
+            bail!("--event-ttl must be at least 1s");
+        }
         let components: BTreeSet<_> = self.components.iter().collect();
         if components.len() != self.components.len() {
             bail!("--components names one of them twice");
@@ -192,6 +210,10 @@ mod tests {
             &["--advertise", "weir.example"],
             &["--listen", "here"],
             &["--scheduler-config", "/nowhere"],
+            &["--event-ttl", "0s"],
+            &["--max-connections", "0"],
+            &["--client-burst", "0"],
+            &["--request-timeout", "soon"],
         ] {
             assert!(parsed(arguments).is_err(), "{arguments:?}");
         }

@@ -13,6 +13,7 @@
 mod config;
 mod deciders;
 mod kubeconfig;
+mod limits;
 mod server;
 mod sockets;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         }
     };
     start_logging(&config);
+    config.limits.raise_open_files();
     // Both ends of every connection use the same implementation; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -47,6 +47,10 @@ pub(crate) async fn start(config: &Config, inherited: Vec<StdListener>) -> Resul
     let mut api = ApiConfig::new(&config.data_dir);
     api.server_names = server_names;
     api.ranges = config.ranges()?;
+    api.address = for_pods(&advertised, &addresses);
+    api.limits = config.limits.limits();
+    api.event_ttl = config.event_ttl;
+    api.shutdown_delay = config.shutdown_delay_duration;
     let server = Arc::new(Server::new(store, api).context("start the API server")?);
     if let Some(path) = &config.kubeconfig {
         kubeconfig::write(path, &advertised, server.pki())?;
@@ -84,6 +88,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Where pods reach the server: by what is advertised, if that is an address, else by the first address listened on. The
+/// loopback interface of a pod is its own.
+fn for_pods(advertised: &str, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let advertised = advertised.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+    let advertised = advertised.and_then(|address| address.parse::<SocketAddr>().ok());
+    let serves = |address: &SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
+    advertised.into_iter().chain(addresses.iter().copied()).find(serves)
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {

@@ -1,9 +1,11 @@
 //! The process as its operator meets it: started, misconfigured, ended.
 
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_client::{Client, Config, ListOptions};
@@ -129,11 +131,13 @@ async fn an_inherited_socket_is_served() {
 fn what_cannot_work_is_said_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let wrong: [(&[&str], &str); 4] = [
+    let wrong: [(&[&str], &str); 6] = [
         (&["--service-cidr", "10.96.0.1/16"], "10.96.0.1/16"),
         (&["--store", "etcd"], "--etcd-endpoints"),
         (&["--components", "scheduler"], "--kubeconfig"),
         (&["--listen", "nowhere"], "--listen"),
+        (&["--max-connections", "0"], "--max-connections"),
+        (&["--event-ttl", "never"], "--event-ttl"),
     ];
     for (arguments, expected) in wrong {
         let (code, message) = failed(control(&data).args(arguments));
@@ -141,4 +145,89 @@ fn what_cannot_work_is_said_before_anything_is_made() {
         assert!(message.contains(expected), "{message}");
     }
     assert!(!data.exists());
+}
+
+/// Kilobytes of memory that a process holds.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// An administrator's connection that says nothing after its handshake.
+fn silent_tls(
+    address: &str,
+    config: &Arc<rustls::ClientConfig>,
+) -> std::io::Result<(rustls::ClientConnection, TcpStream)> {
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut tls = rustls::ClientConnection::new(config.clone(), name).unwrap();
+    let mut tcp = TcpStream::connect(address)?;
+    tcp.set_read_timeout(Some(DEADLINE))?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp)?;
+    }
+    Ok((tls, tcp))
+}
+
+fn tls_config(config: &Config) -> Arc<rustls::ClientConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let certificate =
+        |pem: &Option<String>| CertificateDer::from_pem_slice(pem.as_ref().unwrap().as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate(&config.ca_pem)).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(config.key_pem.as_ref().unwrap().as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.unwrap().with_root_certificates(roots);
+    Arc::new(builder.with_client_auth_cert(vec![certificate(&config.cert_pem)], key).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_idle_connections_cost_little_and_hold_up_nobody() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const SILENT: usize = 4000;
+    const SECURED: usize = 1000;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    let address = format!("127.0.0.1:{}", free_port());
+    let child = control(&dir.path().join("data"))
+        .args(["--listen", &address, "--max-connections", "5100", "--max-connections-per-address", "5100"])
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .spawn();
+    let running = Running(child.unwrap());
+    namespaces(&kubeconfig).await;
+    let config = Config::from_kubeconfig(&kubeconfig, None).unwrap();
+    let client = Client::new(&config).unwrap();
+    let api = client.api::<Namespace>();
+    api.list(&ListOptions::default()).await.unwrap();
+    let before = resident(running.0.id());
+
+    let target = address.clone();
+    let (secured, silent) = tokio::task::spawn_blocking(move || {
+        let tls = tls_config(&config);
+        let secured: Vec<_> = (0..SECURED).map(|_| silent_tls(&target, &tls).unwrap()).collect();
+        let silent: Vec<_> = (0..SILENT).map(|_| TcpStream::connect(&target).unwrap()).collect();
+        (secured, silent)
+    })
+    .await
+    .unwrap();
+    api.list(&ListOptions::default()).await.unwrap();
+    // Some more than may be: they are closed, and those who were there before are served on.
+    let refused = tokio::task::spawn_blocking(move || {
+        let mut more: Vec<_> = (0..200).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        let mut byte = [0];
+        let closed = |stream: &mut TcpStream| {
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            matches!(stream.read(&mut byte), Ok(0)) || stream.take_error().is_ok_and(|error| error.is_some())
+        };
+        more.iter_mut().rev().take(50).map(closed).filter(|closed| *closed).count()
+    });
+    assert!(refused.await.unwrap() > 0);
+    api.list(&ListOptions::default()).await.unwrap();
+    let grown = resident(running.0.id()).saturating_sub(before);
+    assert!(grown < 128 * 1024, "{} connections took {grown} kB", secured.len() + silent.len());
 }

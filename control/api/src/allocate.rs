@@ -83,6 +83,11 @@ impl std::fmt::Display for Cidr {
 }
 
 impl Cidr {
+    /// The first address: the API's own.
+    pub(crate) fn first(self) -> Ipv4Addr {
+        self.at(1)
+    }
+
     fn size(self) -> u32 {
         1 << (32 - u32::from(self.bits.clamp(1, 32)))
     }

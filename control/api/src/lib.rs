@@ -17,6 +17,7 @@ mod compaction;
 pub mod dataplane;
 mod grpc;
 mod logs;
+mod metrics;
 pub mod pki;
 mod random;
 pub mod registry;
@@ -27,4 +28,4 @@ mod strategy;
 mod validation;
 
 pub use auth::User;
-pub use server::{Config, InProcess, Server, ServerError};
+pub use server::{Config, InProcess, Limits, Rate, Server, ServerError};

@@ -19,6 +19,7 @@ use weir_proto::meta::v1::StatusDetails;
 use weir_proto::status::ApiError;
 
 use crate::cache::Filter;
+use crate::metrics;
 use crate::registry::Registry;
 
 pub const MASTERS: &str = "system:masters";
@@ -69,6 +70,22 @@ pub enum Verb {
     DeleteCollection,
 }
 
+impl Verb {
+    /// How metrics call it: as HTTP does, where it does.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Verb::Get => "GET",
+            Verb::List => "LIST",
+            Verb::Watch => "WATCH",
+            Verb::Create => "POST",
+            Verb::Update => "PUT",
+            Verb::Patch => "PATCH",
+            Verb::Delete => "DELETE",
+            Verb::DeleteCollection => "DELETECOLLECTION",
+        }
+    }
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -99,6 +116,7 @@ pub(crate) struct Access<'a> {
 
 /// Decides; a refusal says who was refused what.
 pub(crate) async fn authorize(user: &User, access: &Access<'_>, registry: &Registry) -> Result<(), ApiError> {
+    metrics::note(access.verb.label(), access.kind, access.namespace, access.name, access.subresource);
     if user.is_in(MASTERS) {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 use weir_proto::core::v1::Pod;
 
 use super::{Access, Verb};
-use crate::cache::Filter;
+use crate::cache::CachedObject;
 use crate::registry::Registry;
 use crate::strategy::pod_spec::References;
 
@@ -82,17 +82,15 @@ fn runs(node: &str, access: &Access<'_>, registry: &Registry) -> bool {
 fn needed_by_pods(node: &str, access: &Access<'_>, registry: &Registry) -> bool {
     let name = if access.name.is_empty() { exact(access, "metadata.name") } else { Some(access.name) };
     let Some(name) = name else { return false };
-    let filter = Filter::namespace(access.namespace);
-    !access.namespace.is_empty()
-        && registry.peek_all::<Pod>(&filter).iter().filter_map(|pod| pod.typed::<Pod>()?.spec.as_ref()).any(
-            |spec| {
-                spec.node_name == node && {
-                    let references = References::of(spec);
-                    match access.kind.plural {
-                        "secrets" => references.secrets.contains(name),
-                        _ => references.config_maps.contains(name),
-                    }
-                }
-            },
-        )
+    let refers = |pod: &CachedObject| {
+        let spec = pod.typed::<Pod>().and_then(|pod| pod.spec.as_ref());
+        let references = spec.map(References::of).unwrap_or_default();
+        pod.object.meta().namespace == access.namespace
+            && match access.kind.plural {
+                "secrets" => references.secrets.contains(name),
+                _ => references.config_maps.contains(name),
+            }
+    };
+    // As many pods as a node runs, however many there are.
+    registry.cache_of::<Pod>().is_ok_and(|pods| pods.any_picked(node, refers))
 }

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use weir_proto::Kind;
@@ -38,6 +39,7 @@ use state::{State, Trigger};
 use watcher::Start;
 pub use watcher::{WatchEvent, Watcher};
 
+use crate::metrics;
 use crate::store_error;
 
 /// How long a reader waits for the cache to reach the store's revision before it is told to come again.
@@ -72,6 +74,7 @@ pub struct KindCache {
     kind: &'static Kind,
     store: Arc<dyn Store>,
     trigger: Option<Trigger>,
+    counted: Counted,
     state: RwLock<State>,
     /// Repeats the state's revision (0 until ready), for those who wait for it.
     progress: watch::Sender<i64>,
@@ -89,7 +92,9 @@ impl KindCache {
             ("", "Pod") => Some(node_of_pod),
             _ => None,
         };
-        Arc::new(KindCache { kind, store, trigger, state: RwLock::default(), progress: watch::channel(0).0 })
+        let counted = Counted::of(kind);
+        let (state, progress) = (RwLock::default(), watch::channel(0).0);
+        Arc::new(KindCache { kind, store, trigger, counted, state, progress })
     }
 
     pub fn kind(&self) -> &'static Kind {
@@ -119,12 +124,13 @@ impl KindCache {
     }
 
     fn replace(&self, objects: BTreeMap<String, Arc<CachedObject>>, revision: i64) {
-        self.write().replace(objects, revision);
+        self.write().replace(objects, revision, self.trigger);
         self.progress.send_replace(revision);
     }
 
     /// `None`: the key is gone.
     fn change(&self, kv: KeyValue, object: Option<CachedObject>) {
+        self.counted.dispatched.inc();
         let mut state = self.write();
         match object {
             Some(object) => state.put(kv.key, object, self.trigger),
@@ -205,7 +211,18 @@ impl KindCache {
     pub fn list(&self, filter: &Filter) -> (i64, Vec<Arc<CachedObject>>) {
         let prefix = self.prefix(filter);
         let state = self.read();
-        (state.revision, state.matching(&prefix, filter))
+        (state.revision, state.matching(&prefix, filter, self.picked(filter)))
+    }
+
+    /// The value that the kind's trigger picks for everything that the filter lets through, where that is known.
+    fn picked<'a>(&self, filter: &'a Filter) -> Option<&'a str> {
+        self.trigger.and_then(|_| filter.fields.as_ref()?.pinned("spec.nodeName"))
+    }
+
+    /// Whether any of the objects for which the trigger picks `value` (the pods of a node) passes.
+    pub fn any_picked(&self, value: &str, passes: impl Fn(&CachedObject) -> bool) -> bool {
+        let prefix = self.kind.prefix(None);
+        self.read().range_picked(value, &prefix, None).any(|(_, object)| passes(object))
     }
 
     /// At most `limit` of them (0 = all) behind the key `after`. `at` is the revision of the first page: `None`
@@ -223,7 +240,10 @@ impl KindCache {
             return None;
         }
         let revision = at.unwrap_or(state.revision);
-        let mut range = state.range(&prefix, after);
+        let mut range: Box<dyn Iterator<Item = _>> = match self.picked(filter) {
+            Some(value) => Box::new(state.range_picked(value, &prefix, after)),
+            None => Box::new(state.range(&prefix, after)),
+        };
         let mut items = Vec::new();
         let mut last = None;
         for (key, object) in range.by_ref() {
@@ -249,7 +269,7 @@ impl KindCache {
         let mut state = self.write();
         let start = match from {
             From::Present => Start::Present {
-                objects: state.matching(&self.prefix(&filter), &filter).into(),
+                objects: state.matching(&self.prefix(&filter), &filter, self.picked(&filter)).into(),
                 revision: state.revision,
             },
             From::Revision(revision) => match state.replay(revision) {
@@ -260,19 +280,28 @@ impl KindCache {
                 }
             },
         };
-        let triggered = self.trigger.and_then(|_| filter.fields.as_ref()?.pinned("spec.nodeName"));
-        let triggered = triggered.map(str::to_owned);
+        let triggered = self.picked(&filter).map(str::to_owned);
         let receiver = state.subscribe(triggered);
         drop(state);
         let known = match from {
             From::Present => 0,
             From::Revision(revision) => revision,
         };
-        Ok(Watcher::new(Arc::downgrade(self), filter, start, receiver, known, bookmarks))
+        let sent = self.counted.sent.clone();
+        Ok(Watcher::new(Arc::downgrade(self), filter, start, receiver, known, bookmarks, sent))
     }
 
     fn expired(&self, reason: &str) -> ApiError {
         ApiError::expired(format!("{}: {reason}", self.kind.plural))
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn measure(&self) {
+        let labels = [self.kind.group, self.kind.plural];
+        let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics::STORAGE_OBJECTS.with_label_values(&[self.kind.resource_name()]).set(number(self.len()));
+        metrics::CACHE_CAPACITY.with_label_values(&labels).set(number(state::RING));
+        metrics::CACHE_REVISION.with_label_values(&labels).set(self.revision());
     }
 
     pub fn len(&self) -> usize {
@@ -281,6 +310,21 @@ impl KindCache {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// What happens too often to look its counter up each time.
+struct Counted {
+    dispatched: IntCounter,
+    sent: IntCounter,
+}
+
+impl Counted {
+    fn of(kind: &Kind) -> Self {
+        Counted {
+            dispatched: metrics::CACHE_DISPATCHED.with_label_values(&[kind.group, kind.plural]),
+            sent: metrics::WATCH_EVENTS.with_label_values(&[kind.group, kind.version, kind.kind]),
+        }
     }
 }
 

@@ -5,16 +5,17 @@
 //! **Invariant:** the ring holds every change after `floor`. A watcher from an older revision is refused.
 //! **Invariant:** a watcher whose queue is full is dropped at once; nobody waits for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::event::CacheEvent;
 use super::{CachedObject, Filter};
+use crate::metrics;
 
 /// Changes kept for those who resume.
-const RING: usize = 4096;
+pub(super) const RING: usize = 4096;
 /// Changes a watcher may fall behind before it is cut.
 const QUEUE: usize = 8192;
 
@@ -33,6 +34,8 @@ pub(super) struct State {
     pub(super) changed: i64,
     floor: i64,
     objects: BTreeMap<String, Arc<CachedObject>>,
+    /// The keys of the objects for which the trigger picks a value.
+    picked: HashMap<String, BTreeSet<String>>,
     ring: VecDeque<Arc<CacheEvent>>,
     everything: Vec<Sender>,
     triggered: HashMap<String, Vec<Sender>>,
@@ -46,19 +49,55 @@ pub(super) struct TooOld {
 
 impl State {
     /// Starts anew from a listing. Watchers are cut: what happened between is not known.
-    pub(super) fn replace(&mut self, objects: BTreeMap<String, Arc<CachedObject>>, revision: i64) {
-        *self =
-            State { ready: true, revision, changed: revision, floor: revision, objects, ..State::default() };
+    pub(super) fn replace(
+        &mut self,
+        objects: BTreeMap<String, Arc<CachedObject>>,
+        revision: i64,
+        trigger: Option<Trigger>,
+    ) {
+        let mut state =
+            State { ready: true, revision, changed: revision, floor: revision, ..State::default() };
+        for (key, object) in trigger
+            .iter()
+            .flat_map(|trigger| objects.iter().filter_map(|(key, object)| Some((key, trigger(object)?))))
+        {
+            state.picked.entry(object.to_owned()).or_default().insert(key.clone());
+        }
+        state.objects = objects;
+        *self = state;
+    }
+
+    /// Follows an object from one picked value to another.
+    fn pick(&mut self, key: &str, before: Option<&str>, after: Option<&str>) {
+        if before == after {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(keys) = self.picked.get_mut(before)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.picked.remove(before);
+            }
+        }
+        if let Some(after) = after {
+            self.picked.entry(after.to_owned()).or_default().insert(key.to_owned());
+        }
     }
 
     pub(super) fn put(&mut self, key: String, object: CachedObject, trigger: Option<Trigger>) {
         let object = Arc::new(object);
+        if let Some(trigger) = trigger {
+            let previous = self.objects.get(&key).cloned();
+            self.pick(&key, previous.as_deref().and_then(trigger), trigger(&object));
+        }
         let previous = self.objects.insert(key, object.clone());
         self.publish(CacheEvent::put(object, previous), trigger);
     }
 
     pub(super) fn delete(&mut self, key: &str, revision: i64, trigger: Option<Trigger>) {
         if let Some(previous) = self.objects.remove(key) {
+            self.pick(key, trigger.and_then(|trigger| trigger(&previous)), None);
             self.publish(CacheEvent::delete(previous, revision), trigger);
         }
     }
@@ -109,6 +148,23 @@ impl State {
         self.objects.range::<str, _>((start, Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
+    /// As [`State::range`], of the objects for which the trigger picks `value` alone.
+    pub(super) fn range_picked<'a>(
+        &'a self,
+        value: &str,
+        prefix: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<CachedObject>)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        let keys =
+            self.picked.get(value).into_iter().flat_map(move |keys| keys.range::<str, _>((start, Unbounded)));
+        keys.take_while(move |key| key.starts_with(prefix)).filter_map(|key| self.objects.get_key_value(key))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.objects.len()
     }
@@ -134,12 +190,18 @@ impl State {
         receiver
     }
 
-    pub(super) fn matching(&self, prefix: &str, filter: &Filter) -> Vec<Arc<CachedObject>> {
-        self.range(prefix, None)
-            .map(|(_, object)| object)
-            .filter(|object| filter.matches(object))
-            .cloned()
-            .collect()
+    /// `picked`: the value that the trigger picks for all that match, where the filter says so.
+    pub(super) fn matching(
+        &self,
+        prefix: &str,
+        filter: &Filter,
+        picked: Option<&str>,
+    ) -> Vec<Arc<CachedObject>> {
+        let all = |(_, object): (&String, &Arc<CachedObject>)| filter.matches(object).then(|| object.clone());
+        match picked {
+            Some(value) => self.range_picked(value, prefix, None).filter_map(all).collect(),
+            None => self.range(prefix, None).filter_map(all).collect(),
+        }
     }
 }
 
@@ -147,7 +209,9 @@ fn send(senders: &mut Vec<Sender>, event: &Arc<CacheEvent>) {
     senders.retain(|sender| match sender.try_send(event.clone()) {
         Ok(()) => true,
         Err(TrySendError::Full(_)) => {
-            tracing::warn!(queue = QUEUE, "a watcher is too slow and is cut off");
+            let kind = event.object.object.kind();
+            metrics::CACHE_CUT.with_label_values(&[kind.group, kind.plural]).inc();
+            tracing::warn!(queue = QUEUE, kind = kind.plural, "a watcher is too slow and is cut off");
             false
         }
         Err(TrySendError::Closed(_)) => false,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use weir_proto::status::ApiError;
 
@@ -50,6 +51,7 @@ pub struct Watcher {
     known: i64,
     bookmarks: Option<Interval>,
     due: Option<i64>,
+    sent: IntCounter,
 }
 
 enum Step {
@@ -65,17 +67,26 @@ impl Watcher {
         receiver: Receiver,
         known: i64,
         bookmarks: bool,
+        sent: IntCounter,
     ) -> Self {
         let bookmarks = bookmarks.then(|| {
             let mut interval = interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
-        Watcher { cache, filter, start, receiver, known, bookmarks, due: None }
+        Watcher { cache, filter, start, receiver, known, bookmarks, due: None, sent }
     }
 
     /// The next event. After an error, or `None`, there is no other. Safe to cancel.
     pub async fn next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
+        let next = self.find_next().await;
+        if matches!(next, Some(Ok(WatchEvent::Change { .. }))) {
+            self.sent.inc();
+        }
+        next
+    }
+
+    async fn find_next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
         if let Some(event) = self.next_of_start() {
             return Some(Ok(event));
         }

@@ -42,7 +42,7 @@ impl Control {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(embedded::open(folder.path().join("store")).unwrap());
-        let registry = Registry::new(store.clone(), Ranges::default());
+        let registry = Registry::new(store.clone(), Ranges::default(), Duration::from_secs(3600));
         let stop = CancellationToken::new();
         registry.start(&stop);
         let hub = Hub::new();

@@ -9,8 +9,9 @@ use weir_proto::weir::v1::resources_server::Resources;
 
 use super::{caller, respond, wire};
 use crate::cache::Watcher;
+use crate::metrics;
 use crate::registry::{
-    Context, DeleteOptions, ListQuery, PatchType, Propagation, Registry, WatchQuery, Written,
+    Context, DeleteOptions, ListQuery, PatchType, Propagation, Registry, Version, WatchQuery, Written,
 };
 
 /// Ends when the server drains.
@@ -21,6 +22,9 @@ pub(crate) struct ResourcesFace {
 }
 
 fn context(extensions: &Extensions, dry_run: bool) -> Result<Context, ApiError> {
+    if dry_run {
+        metrics::note_dry_run();
+    }
     Ok(Context { dry_run, ..Context::new(caller(extensions)?) })
 }
 
@@ -35,6 +39,7 @@ impl Resources for ResourcesFace {
         let context = context(request.extensions(), false)?;
         let target = wire::target(request.into_inner().r#ref)?;
         let object = self.registry.get(&context, &target).await?;
+        metrics::note_size(object.protobuf.len());
         Ok(Response::new(wire::to_wire(&object)))
     }
 
@@ -50,9 +55,10 @@ impl Resources for ResourcesFace {
             field_selector: request.field_selector,
             limit,
             continue_token: request.continue_token,
-            any_version: false,
+            version: Version::Newest,
         };
         let page = self.registry.list(&context, kind, &query).await?;
+        metrics::note_size(page.items.iter().map(|object| object.protobuf.len()).sum());
         Ok(Response::new(pb::ListResponse {
             resource_version: page.revision.to_string(),
             items: page.items.iter().map(|object| wire::to_wire(object)).collect(),

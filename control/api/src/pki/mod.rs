@@ -15,7 +15,7 @@ mod files;
 mod names;
 
 pub use authority::{Authority, KeyedCertificate, PkiError, Subject};
-pub(crate) use names::subject_names;
+pub(crate) use names::{seconds_left, subject_names};
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -36,10 +36,15 @@ impl Pki {
     pub fn open(dir: &Path, server_names: &[String]) -> Result<Self, PkiError> {
         files::make_private_dir(dir)?;
         let authority = Authority::open(dir)?;
-        let mut names: Vec<String> =
-            ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-                .map(str::to_owned)
-                .to_vec();
+        let mut names: Vec<String> = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         names.extend(["127.0.0.1", "::1"].map(str::to_owned));
         names.extend(server_names.iter().filter(|name| !unspecified(name)).cloned());
         names.sort();

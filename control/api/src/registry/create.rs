@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use weir_proto::core::v1::{Event, Service};
+use weir_proto::core::v1::Service;
 use weir_proto::meta::v1::Time;
 use weir_proto::status::ApiError;
 use weir_proto::{Object, Resource};
 use weir_store::Txn;
 
-use super::{Context, Registry, Target, Written, encode_for_store};
+use super::{Context, Registry, Target, Written};
 use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::{self, Verb};
@@ -80,8 +80,12 @@ impl Registry {
                 return Ok(Written { object, warnings });
             }
         }
-        let message =
-            format!("no free name or address was found for {} {:?}", target.kind.plural, target.name);
+        if generated {
+            let mut error = ApiError::already_exists(target.kind, &target.name);
+            error.0.message += ", the server was not able to generate a unique name for the object";
+            return Err(error);
+        }
+        let message = format!("no free address was found for {} {:?}", target.kind.plural, target.name);
         Err(ApiError::unavailable(message))
     }
 
@@ -93,14 +97,7 @@ impl Registry {
         claims: &Claims,
         generated: bool,
     ) -> Result<Option<Arc<CachedObject>>, ApiError> {
-        let value = encode_for_store(object.as_ref());
-        let mut txn = Txn::new().absent(target.key());
-        txn = if target.kind == Event::KIND {
-            let lease = self.inner.event_lease.current(self.inner.store.as_ref()).await?;
-            txn.put_leased(target.key(), value, lease)
-        } else {
-            txn.put(target.key(), value)
-        };
+        let txn = self.put(Txn::new().absent(target.key()), target, object.as_ref()).await?;
         let outcome = self.inner.store.txn(claims.add_to(txn)).await.map_err(store_error::during("write"))?;
         if outcome.committed {
             return Ok(Some(Arc::new(CachedObject::new(object, outcome.revision))));

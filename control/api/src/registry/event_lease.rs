@@ -1,4 +1,5 @@
-//! Events go by themselves: they are put under a store lease. One lease serves all events of a few minutes.
+//! Events go by themselves: they are put under a store lease, and under a newer one when they are heard of again. One lease
+//! serves all events of a while.
 
 use std::time::{Duration, Instant};
 
@@ -6,28 +7,35 @@ use tokio::sync::Mutex;
 use weir_proto::status::ApiError;
 use weir_store::{LeaseId, Store};
 
+use crate::metrics;
 use crate::store_error;
 
-/// How long an event stays.
-const STAYS: Duration = Duration::from_secs(3600);
-/// How long a lease is given to new events.
+/// How long a lease is given to new events, at most.
 const REUSED: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventLease {
+    /// How long an event stays at least.
+    ttl: Duration,
+    reused: Duration,
     current: Mutex<Option<(LeaseId, Instant)>>,
 }
 
 impl EventLease {
-    /// A lease with at least an hour to go.
+    pub(super) fn new(ttl: Duration) -> Self {
+        EventLease { ttl, reused: REUSED.min(ttl / 10), current: Mutex::default() }
+    }
+
+    /// A lease with at least the events' time to go.
     pub(super) async fn current(&self, store: &dyn Store) -> Result<LeaseId, ApiError> {
         let mut current = self.current.lock().await;
         if let Some((lease, granted)) = *current
-            && granted.elapsed() < REUSED
+            && granted.elapsed() < self.reused
         {
             return Ok(lease);
         }
-        let lease = store.grant_lease(STAYS + REUSED).await.map_err(store_error::during("write"))?;
+        let lease = store.grant_lease(self.ttl + self.reused).await.map_err(store_error::during("write"))?;
+        metrics::EVENT_LEASES.inc();
         *current = Some((lease, Instant::now()));
         Ok(lease)
     }

@@ -27,8 +27,19 @@ pub struct ListQuery {
     /// 0: all.
     pub limit: usize,
     pub continue_token: String,
-    /// Whatever the cache has is new enough.
-    pub any_version: bool,
+    pub version: Version,
+}
+
+/// Which moment a list shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Version {
+    /// All that was written before it was asked for.
+    #[default]
+    Newest,
+    /// Whatever the cache has.
+    Any,
+    NotOlderThan(i64),
+    Exactly(i64),
 }
 
 #[derive(Debug)]
@@ -49,6 +60,9 @@ struct Continue {
     after: String,
 }
 
+/// In place of a revision: of whatever moment it is.
+const INCONSISTENT: i64 = -1;
+
 impl Continue {
     fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
@@ -58,7 +72,8 @@ impl Continue {
         let parsed: Option<Continue> =
             URL_SAFE_NO_PAD.decode(token).ok().and_then(|json| serde_json::from_slice(&json).ok());
         parsed
-            .filter(|token| token.revision > 0 && token.after.starts_with(prefix))
+            .filter(|token| token.revision > 0 || token.revision == INCONSISTENT)
+            .filter(|token| token.after.starts_with(prefix))
             .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
     }
 }
@@ -124,19 +139,48 @@ impl Registry {
         let cache = &self.entry(kind)?.cache;
         if !query.continue_token.is_empty() {
             let prefix = kind.prefix(Some(&filter.namespace));
+            if query.version != Version::Newest {
+                return Err(ApiError::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
+            }
             let token = Continue::decode(&query.continue_token, &prefix)?;
-            return match cache.page(&filter, query.limit, Some(&token.after), Some(token.revision)) {
-                Some(page) => Ok(answer(page)),
-                None => {
-                    self.page_of_store(kind, &filter, query.limit, Some(token.revision), Some(token.after))
-                        .await
-                }
-            };
+            let revision = (token.revision != INCONSISTENT).then_some(token.revision);
+            if let Some(page) =
+                revision.and_then(|at| cache.page(&filter, query.limit, Some(&token.after), Some(at)))
+            {
+                return Ok(answer(page));
+            }
+            let after = Some(token.after.clone());
+            let page = self.page_of_store(kind, &filter, query.limit, revision, after).await;
+            return page.map_err(|error| if error.is_gone() { too_old(token.after) } else { error });
         }
-        if query.any_version {
-            cache.ready().await?;
+        match query.version {
+            Version::Newest => self.first_page(kind, &filter, query.limit, false).await,
+            Version::Any => {
+                cache.ready().await?;
+                self.first_page(kind, &filter, query.limit, true).await
+            }
+            Version::NotOlderThan(revision) => {
+                cache.ready().await?;
+                self.check_reached(kind, revision).await?;
+                cache.reach(revision).await?;
+                self.first_page(kind, &filter, query.limit, true).await
+            }
+            Version::Exactly(revision) => {
+                self.check_reached(kind, revision).await?;
+                self.page_of_store(kind, &filter, query.limit, Some(revision), None).await
+            }
         }
-        self.first_page(kind, &filter, query.limit, query.any_version).await
+    }
+
+    /// What has not happened yet cannot be shown: the client met another store.
+    pub(super) async fn check_reached(&self, kind: &'static Kind, revision: i64) -> Result<(), ApiError> {
+        let cache = &self.entry(kind)?.cache;
+        if cache.revision() < revision && cache.store_revision().await? < revision {
+            return Err(ApiError::timeout(format!("Too large resource version: {revision}")));
+        }
+        Ok(())
     }
 
     /// From the cache, if it is as new as the store or may be older; else from the store.
@@ -197,6 +241,19 @@ impl Registry {
             }
         }
     }
+}
+
+/// The moment of the first page is forgotten. The rest can be had as it is now, by the token in the answer.
+fn too_old(after: String) -> ApiError {
+    let mut error = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let token = Continue { revision: INCONSISTENT, after }.encode();
+    error.0.metadata.get_or_insert_default().r#continue = token;
+    error
 }
 
 fn answer(page: CachePage) -> ListPage {

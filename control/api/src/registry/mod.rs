@@ -22,15 +22,16 @@ mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use weir_proto::core::v1::Namespace;
+use weir_proto::core::v1::{Event, Namespace};
 use weir_proto::status::ApiError;
 use weir_proto::{Kind, Object, Resource};
-use weir_store::{KeyValue, Store};
+use weir_store::{KeyValue, Store, Txn};
 
 pub use delete::{DeleteOptions, Deleted, Propagation};
-pub use list::{ListPage, ListQuery};
+pub use list::{ListPage, ListQuery, Version};
 pub use patch::PatchType;
 pub(crate) use patch::read_json;
 pub use watch::WatchQuery;
@@ -41,6 +42,9 @@ use crate::cache::{CachedObject, Feed, KindCache};
 use crate::store_error;
 use crate::strategy::{self, AnyStrategy};
 use event_lease::EventLease;
+
+/// No object's name is longer. (Errors repeat names.)
+const LONGEST_NAME: usize = 253;
 
 /// How unknown fields of JSON are met.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,7 +128,8 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    pub fn new(store: Arc<dyn Store>, ranges: Ranges) -> Self {
+    /// Events stay for `event_ttl` after they were last written.
+    pub fn new(store: Arc<dyn Store>, ranges: Ranges, event_ttl: Duration) -> Self {
         let entries = weir_proto::kinds()
             .iter()
             .map(|kind| {
@@ -133,7 +138,7 @@ impl Registry {
             })
             .collect();
         let allocator = Allocator::new(store.clone(), ranges);
-        let inner = Inner { store, entries, allocator, event_lease: EventLease::default() };
+        let inner = Inner { store, entries, allocator, event_lease: EventLease::new(event_ttl) };
         Registry { inner: Arc::new(inner) }
     }
 
@@ -147,6 +152,13 @@ impl Registry {
     pub fn not_ready(&self) -> Vec<&'static str> {
         let waiting = self.inner.entries.values().filter(|entry| !entry.cache.is_ready());
         waiting.map(|entry| entry.cache.kind().plural).collect()
+    }
+
+    /// Brings what is counted by looking up to date.
+    pub(crate) fn measure(&self) {
+        for entry in self.inner.entries.values() {
+            entry.cache.measure();
+        }
     }
 
     fn entry(&self, kind: &'static Kind) -> Result<&Entry, ApiError> {
@@ -179,6 +191,10 @@ impl Registry {
         if !kind.namespaced && !target.namespace.is_empty() {
             return Err(ApiError::bad_request(format!("{} are not in a namespace", kind.plural)));
         }
+        if target.name.len() > LONGEST_NAME || target.namespace.len() > LONGEST_NAME {
+            let message = format!("a name is longer than {LONGEST_NAME} bytes; there is no such object");
+            return Err(ApiError::bad_request(message));
+        }
         if target.name.contains('/') || target.namespace.contains('/') {
             return Err(ApiError::bad_request("names may not contain '/'"));
         }
@@ -186,6 +202,16 @@ impl Registry {
             return Err(ApiError::no_such_path());
         }
         Ok(())
+    }
+
+    /// Puts an object; an Event so that it goes by itself, counting from now.
+    async fn put(&self, txn: Txn, target: &Target, object: &dyn Object) -> Result<Txn, ApiError> {
+        let (key, value) = (target.key(), encode_for_store(object));
+        if target.kind != Event::KIND {
+            return Ok(txn.put(key, value));
+        }
+        let lease = self.inner.event_lease.current(self.inner.store.as_ref()).await?;
+        Ok(txn.put_leased(key, value, lease))
     }
 
     /// The newest state of one object, from the store.

@@ -8,7 +8,7 @@ use weir_proto::meta::v1::ObjectMeta;
 use weir_proto::status::ApiError;
 use weir_store::Txn;
 
-use super::{Context, Registry, Target, Written, create, encode_for_store, scale};
+use super::{Context, Registry, Target, Written, create, scale};
 use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::Verb;
@@ -114,7 +114,7 @@ impl Registry {
                 Change::Put(object) if object.encode() == current.object.encode() => {
                     return Ok(Arc::new(current));
                 }
-                Change::Put(object) => (txn.put(key, encode_for_store(object.as_ref())), Some(object)),
+                Change::Put(object) => (self.put(txn, target, object.as_ref()).await?, Some(object)),
             };
             if context.dry_run {
                 let object = after.unwrap_or_else(|| current.object.clone());

@@ -44,10 +44,7 @@ impl Registry {
                 let revision: i64 = text.parse().ok().filter(|revision| *revision > 0).ok_or_else(|| {
                     ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: not a revision"))
                 })?;
-                // What has not happened yet cannot have been seen: the client met another store.
-                if cache.revision() < revision && cache.store_revision().await? < revision {
-                    return Err(ApiError::timeout(format!("Too large resource version: {revision}")));
-                }
+                self.check_reached(kind, revision).await?;
                 cache.ready().await?;
                 From::Revision(revision)
             }

@@ -11,25 +11,56 @@ use weir_proto::status::ApiError;
 use weir_proto::{Kind, table};
 
 use super::negotiate::Form;
+use super::query::Query;
 use super::{Call, answer, negotiate, objects};
 use crate::cache::CachedObject;
-use crate::registry::{ListPage, ListQuery};
+use crate::registry::{ListPage, ListQuery, Version};
 
-pub(super) fn list_query(call: &Call<'_>) -> ListQuery {
+pub(super) fn list_query(call: &Call<'_>) -> Result<ListQuery, ApiError> {
     let query = &call.query;
-    ListQuery {
+    Ok(ListQuery {
         namespace: call.resource.namespace.clone(),
         label_selector: query.label_selector.clone(),
         field_selector: query.field_selector.clone(),
         limit: query.limit,
         continue_token: query.continue_token.clone(),
-        any_version: query.resource_version == "0",
+        version: version(query)?,
+    })
+}
+
+/// Kubernetes' rules: without a match, a revision means "not older", and "exactly" for the first of several pages.
+fn version(query: &Query) -> Result<Version, ApiError> {
+    let refuse =
+        |detail: &str| Err(ApiError::bad_request(format!("resourceVersionMatch: Forbidden: {detail}")));
+    let wanted = query.version_match.as_str();
+    if !wanted.is_empty() && query.resource_version.is_empty() {
+        return refuse("resourceVersionMatch is forbidden unless resourceVersion is provided");
+    }
+    if !wanted.is_empty() && !query.continue_token.is_empty() {
+        return refuse("resourceVersionMatch is forbidden when continue is provided");
+    }
+    let revision = match query.resource_version.as_str() {
+        "" => return Ok(Version::Newest),
+        "0" => 0,
+        text => text.parse().ok().filter(|revision: &i64| *revision > 0).ok_or_else(|| {
+            ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: not a revision"))
+        })?,
+    };
+    match (wanted, revision) {
+        ("Exact", 0) => refuse("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        ("" | "NotOlderThan", 0) => Ok(Version::Any),
+        ("Exact", revision) => Ok(Version::Exactly(revision)),
+        ("", revision) if query.limit > 0 => Ok(Version::Exactly(revision)),
+        ("" | "NotOlderThan", revision) => Ok(Version::NotOlderThan(revision)),
+        (other, _) => Err(ApiError::bad_request(format!(
+            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
+        ))),
     }
 }
 
 pub(super) async fn list(call: &Call<'_>, headers: &HeaderMap) -> Result<Response, ApiError> {
     let form = negotiate::form(headers)?;
-    let page = call.rest.registry.list(&call.context, call.resource.kind, &list_query(call)).await?;
+    let page = call.rest.registry.list(&call.context, call.resource.kind, &list_query(call)?).await?;
     match form {
         Form::Json => Ok(answer::text(StatusCode::OK, list_text(call.resource.kind, &page))),
         Form::Table => {
@@ -115,7 +146,7 @@ pub(super) fn table_of_one(item: &Arc<CachedObject>) -> Response {
 pub(super) async fn delete_collection(call: &Call<'_>, request: Request) -> Result<Response, ApiError> {
     let (context, options) = objects::delete_options(call, request).await?;
     let kind = call.resource.kind;
-    let deleted = call.rest.registry.delete_collection(&context, kind, &list_query(call), &options).await?;
+    let deleted = call.rest.registry.delete_collection(&context, kind, &list_query(call)?, &options).await?;
     let revision = deleted.iter().map(|deleted| deleted.object.revision).max().unwrap_or(0);
     let items = deleted.into_iter().map(|deleted| deleted.object).collect();
     let page = ListPage { revision, items, continue_token: String::new(), remaining: None };

@@ -27,6 +27,7 @@ use weir_proto::status::ApiError;
 
 use crate::agents::Agents;
 use crate::auth::User;
+use crate::metrics;
 use crate::registry::{Context, Registry};
 use path::{Place, Resource};
 use query::Query;
@@ -44,6 +45,29 @@ struct Call<'a> {
     context: Context,
     resource: Resource,
     query: Query,
+}
+
+impl Call<'_> {
+    /// Tells the metrics what the request is about, whatever becomes of it.
+    fn note(&self, method: &Method) {
+        let named = !self.resource.name.is_empty();
+        let verb = match method.as_str() {
+            "GET" if self.query.watch => "WATCH",
+            "GET" if !named => "LIST",
+            "GET" => "GET",
+            "POST" => "POST",
+            "PUT" => "PUT",
+            "PATCH" => "PATCH",
+            "DELETE" if !named => "DELETECOLLECTION",
+            "DELETE" => "DELETE",
+            _ => "other",
+        };
+        let resource = &self.resource;
+        metrics::note(verb, resource.kind, &resource.namespace, &resource.name, &resource.subresource);
+        if self.context.dry_run {
+            metrics::note_dry_run();
+        }
+    }
 }
 
 pub(crate) fn service(
@@ -78,6 +102,7 @@ async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
     let context = Context { user, dry_run: query.dry_run, field_validation: query.field_validation };
     let call = Call { rest, context, resource, query };
     let named = !call.resource.name.is_empty();
+    call.note(request.method());
     let logs = call.resource.subresource == "log";
     match (request.method().as_str(), named) {
         ("GET", true) if logs => pod_logs::get(&call).await,

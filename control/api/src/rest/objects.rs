@@ -102,6 +102,11 @@ pub(super) async fn delete_options(
         .map_err(|error| ApiError::bad_request(format!("read the delete options: {error}")))?;
     context.dry_run |= query::dry_run(&body.dry_run)?;
     options.grace_period_seconds = body.grace_period_seconds.or(options.grace_period_seconds);
+    if body.orphan_dependents.is_some() && body.propagation_policy.is_some() {
+        return Err(ApiError::bad_request(
+            "propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
+        ));
+    }
     if let Some(policy) = &body.propagation_policy {
         options.propagation = Propagation::parse(policy)?;
     } else if let Some(orphan) = body.orphan_dependents {

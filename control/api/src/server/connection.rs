@@ -18,10 +18,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
+use super::budgets::{Budget, Budgets};
+use super::limits::Limits;
+use super::peers::{PeerPermit, Peers};
 use crate::auth::User;
-use crate::pki::subject_names;
+use crate::metrics;
+use crate::pki::{seconds_left, subject_names};
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for a request's headers, and for the next request of an idle HTTP/1 connection.
 const HEADERS: Duration = Duration::from_secs(60);
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -30,66 +33,84 @@ const PING_ANSWER: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(10);
 /// After an error of `accept` (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that a stream may have waiting for a client that does not read.
+const UNREAD: usize = 128 * 1024;
+/// Streams that a client opened and reset before they were looked at; one more and the connection ends (CVE-2023-44487).
+const RESETS: usize = 20;
 
-const STREAMS: u32 = 1000;
-const HEADER_BYTES: u32 = 64 * 1024;
-/// Connections of clients without a certificate: they need few, and shall not crowd out the others.
-const ANONYMOUS: usize = 512;
+/// In the extensions of every request that came over a socket; what comes from this process has none, and is limited by
+/// nothing but its own sense.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    pub(super) budget: Option<Arc<Budget>>,
+}
 
 #[derive(Clone)]
 struct Host {
     tls: TlsAcceptor,
     router: Router,
+    limits: Arc<Limits>,
+    all: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
+    peers: Peers,
+    budgets: Arc<Budgets>,
     closing: CancellationToken,
+}
+
+/// When to stop, in this order.
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    /// Accept no more.
+    pub(super) shutdown: CancellationToken,
+    /// Streams end.
+    pub(super) draining: CancellationToken,
 }
 
 pub(super) async fn serve(
     listeners: Vec<TcpListener>,
     tls: Arc<ServerConfig>,
     router: Router,
-    most: usize,
-    shutdown: CancellationToken,
-    draining: &CancellationToken,
+    limits: &Limits,
+    stop: Stop,
 ) {
     let closing = CancellationToken::new();
-    let all = Arc::new(Semaphore::new(most));
     let host = Host {
         tls: TlsAcceptor::from(tls),
         router,
-        anonymous: Arc::new(Semaphore::new(ANONYMOUS.min(most))),
+        all: Arc::new(Semaphore::new(limits.connections)),
+        anonymous: Arc::new(Semaphore::new(limits.anonymous_connections.min(limits.connections))),
+        peers: Peers::new(limits.connections_per_peer),
+        budgets: Arc::new(Budgets::new(limits)),
+        limits: Arc::new(limits.clone()),
         closing: closing.clone(),
     };
     let mut acceptors = JoinSet::new();
     for listener in listeners {
-        acceptors.spawn(accept(listener, host.clone(), all.clone(), shutdown.clone()));
+        acceptors.spawn(accept(listener, host.clone(), stop.shutdown.clone()));
     }
     while acceptors.join_next().await.is_some() {}
     // Streams would never end by themselves; what is a request and an answer may.
-    draining.cancel();
+    stop.draining.cancel();
     closing.cancel();
-    let count = u32::try_from(most).unwrap_or(u32::MAX);
-    if timeout(DRAIN, all.acquire_many(count)).await.is_err() {
+    let count = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    if timeout(DRAIN, host.all.acquire_many(count)).await.is_err() {
         tracing::warn!("some connections did not finish within {DRAIN:?}; closing them");
     }
 }
 
-async fn accept(listener: TcpListener, host: Host, all: Arc<Semaphore>, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, host: Host, shutdown: CancellationToken) {
     loop {
-        // First the permit: with all taken, clients wait in the kernel's queue.
-        let permit = tokio::select! {
-            () = shutdown.cancelled() => return,
-            permit = all.clone().acquire_owned() => match permit {
-                Ok(permit) => permit,
-                Err(_) => return,
-            },
-        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, peer)) => drop(tokio::spawn(host.clone().secure(tcp, peer, permit))),
+            Ok((tcp, peer)) => {
+                // Over a limit the connection is closed at once: the client is not left to wonder.
+                if let Some(admission) = host.admit(peer) {
+                    drop(tokio::spawn(host.clone().secure(tcp, peer, admission)));
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
@@ -98,33 +119,75 @@ async fn accept(listener: TcpListener, host: Host, all: Arc<Semaphore>, shutdown
     }
 }
 
+/// A connection's places among all and among those of its address; given back when dropped.
+struct Admission {
+    _all: OwnedSemaphorePermit,
+    _peer: PeerPermit,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        metrics::CONNECTIONS.dec();
+    }
+}
+
 impl Host {
-    async fn secure(self, tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn admit(&self, peer: SocketAddr) -> Option<Admission> {
+        let Ok(all) = self.all.clone().try_acquire_owned() else {
+            refused("total", peer, "there are as many connections as may be");
+            return None;
+        };
+        let Some(of_peer) = self.peers.enter(peer.ip()) else {
+            refused("peer", peer, "this address has as many connections as one may have");
+            return None;
+        };
+        metrics::CONNECTIONS.inc();
+        Some(Admission { _all: all, _peer: of_peer })
+    }
+
+    async fn secure(self, tcp: TcpStream, peer: SocketAddr, admission: Admission) {
         let _ = tcp.set_nodelay(true);
-        let stream = match timeout(HANDSHAKE, self.tls.accept(tcp)).await {
+        let stream = match timeout(self.limits.handshake_timeout, self.tls.accept(tcp)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+            Ok(Err(error)) => {
+                metrics::CONNECTIONS_REFUSED.with_label_values(&["handshake"]).inc();
+                return tracing::debug!(%peer, %error, "TLS handshake failed");
+            }
+            Err(_) => {
+                metrics::CONNECTIONS_REFUSED.with_label_values(&["handshake"]).inc();
+                return tracing::debug!(%peer, "TLS handshake took too long");
+            }
         };
         let user = user(&stream);
         let anonymous = if user.is_none() {
             match self.anonymous.clone().try_acquire_owned() {
                 Ok(permit) => Some(permit),
-                Err(_) => return tracing::debug!(%peer, "too many connections without a certificate"),
+                Err(_) => return refused("anonymous", peer, "too many connections without a certificate"),
             }
         } else {
             None
         };
-        self.converse(stream, user, peer).await;
-        drop((permit, anonymous));
+        let budget = self.budgets.of(user.as_ref(), peer.ip());
+        self.converse(stream, user, Remote { budget: budget.clone() }, peer).await;
+        if let Some(budget) = &budget {
+            budget.rest();
+        }
+        drop((admission, anonymous));
     }
 
-    async fn converse(self, stream: TlsStream<TcpStream>, user: Option<User>, peer: SocketAddr) {
-        let router = self.router;
+    async fn converse(
+        self,
+        stream: TlsStream<TcpStream>,
+        user: Option<User>,
+        remote: Remote,
+        peer: SocketAddr,
+    ) {
+        let (router, limits) = (self.router, self.limits);
         let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             if let Some(user) = &user {
                 request.extensions_mut().insert(user.clone());
             }
+            request.extensions_mut().insert(remote.clone());
             let mut router = router.clone();
             async move {
                 ServiceExt::<http::Request<hyper::body::Incoming>>::ready(&mut router)
@@ -138,12 +201,14 @@ impl Host {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
-            .max_buf_size(HEADER_BYTES as usize);
+            .max_buf_size(limits.header_bytes as usize);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEADER_BYTES)
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(limits.header_bytes)
+            .max_pending_accept_reset_streams(RESETS)
+            .max_send_buf_size(UNREAD)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER);
         let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
@@ -161,9 +226,22 @@ impl Host {
     }
 }
 
+/// Says it now and then: a flood of connections shall not become one of the log.
+fn refused(reason: &str, peer: SocketAddr, message: &str) {
+    let count = metrics::CONNECTIONS_REFUSED.with_label_values(&[reason]);
+    count.inc();
+    let refused = count.get();
+    if refused.is_power_of_two() || refused.is_multiple_of(10_000) {
+        tracing::warn!(%peer, refused, "refused a connection: {message}");
+    }
+}
+
 /// The name in the certificate that the handshake has verified.
 fn user(stream: &TlsStream<TcpStream>) -> Option<User> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    if let Some(left) = seconds_left(certificate) {
+        metrics::CERTIFICATE_LIFETIME.observe(left);
+    }
     let (name, groups) = subject_names(certificate)?;
     Some(User { name, groups })
 }

@@ -1,37 +1,113 @@
-//! What every request passes first: it gets an id and a line in the log, must come from somebody known (health and
-//! joining apart), and waits for nobody when the server has its hands full.
+//! What every request passes first: it gets an id, a line in the log and a place in the metrics, must come from somebody
+//! known (health and joining apart) who does not ask too fast, and waits for nobody when the server has its hands full.
+//!
+//! Requests of this process itself pass without limits: scheduler and controllers know how much they ask at a time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 use weir_proto::status::ApiError;
 
+use super::connection::Remote;
+use super::limits::Limits;
 use crate::auth::User;
+use crate::metrics::{self, Class};
 use crate::random;
 use crate::rest::answer;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Requests being worked on at a time; streams count only until they have begun.
-const MOST_AT_WORK: usize = 1024;
 /// Longest request id that is taken over from a client.
 const LONGEST_ID: usize = 64;
-/// Open to everyone.
+/// Open to everyone, with what is below them.
 const OPEN: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/weir.v1.NodeService/Join"];
+/// Answered however much there is to do: who is not heard is taken for dead.
+const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
-    at_work: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    timeout: Duration,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
-        Gate { at_work: Arc::new(Semaphore::new(MOST_AT_WORK)) }
+impl Gate {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Gate {
+            reads: Arc::new(Semaphore::new(limits.reads_in_flight)),
+            writes: Arc::new(Semaphore::new(limits.writes_in_flight)),
+            timeout: limits.request_timeout,
+        }
+    }
+}
+
+/// A refusal, and by what it is counted.
+struct Refusal {
+    error: ApiError,
+    limit: Option<&'static str>,
+}
+
+impl Refusal {
+    fn by(limit: &'static str, error: ApiError) -> Self {
+        Refusal { error, limit: Some(limit) }
+    }
+}
+
+/// One of the requests at work.
+struct AtWork {
+    kind: &'static str,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        metrics::INFLIGHT.with_label_values(&[self.kind]).dec();
+    }
+}
+
+impl Gate {
+    /// Who may go on, and holds a place while it does.
+    fn admit(&self, request: &Request, class: Class) -> Result<AtWork, Refusal> {
+        let path = request.uri().path();
+        let remote = request.extensions().get::<Remote>();
+        if request.extensions().get::<User>().is_none() && !is_below(&OPEN, path) {
+            return Err(Refusal { error: ApiError::unauthorized("Unauthorized"), limit: None });
+        }
+        if let Some(budget) = remote.and_then(|remote| remote.budget.as_ref())
+            && let Err(wait) = budget.take()
+        {
+            let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX).saturating_add(1);
+            let message = "Too many requests, please try again later.";
+            return Err(Refusal::by("rate", ApiError::too_many_requests(message, seconds)));
+        }
+        let (kind, limit, places) = if class.mutates() {
+            ("mutating", "concurrency-mutating", &self.writes)
+        } else {
+            ("readOnly", "concurrency-readOnly", &self.reads)
+        };
+        let permit = if remote.is_some() && !is_below(&HEALTH, path) {
+            let permit = places.clone().try_acquire_owned().map_err(|_| {
+                Refusal::by(limit, ApiError::too_many_requests("the server is busy, please try again", 1))
+            })?;
+            Some(permit)
+        } else {
+            None
+        };
+        metrics::INFLIGHT.with_label_values(&[kind]).inc();
+        Ok(AtWork { kind, _permit: permit })
+    }
+
+    async fn answer(&self, request: Request, next: Next, class: Class) -> Result<Response, Refusal> {
+        let _at_work = self.admit(&request, class)?;
+        tokio::time::timeout(self.timeout, next.run(request)).await.map_err(|_| {
+            let message = "Timeout: request did not complete within the allotted timeout";
+            Refusal::by("timeout", ApiError::timeout(message))
+        })
     }
 }
 
@@ -39,42 +115,58 @@ pub(super) async fn pass(State(gate): State<Gate>, request: Request, next: Next)
     let started = Instant::now();
     let id = request_id(&request);
     let grpc = is_grpc(&request);
-    let user = request.extensions().get::<User>().map(|user| user.name.clone());
+    let class = Class::of(request.method(), request.uri().path(), asks_to_watch(&request));
     let span = tracing::info_span!(
         "request",
         id,
         method = %request.method(),
         path = request.uri().path(),
-        user = user.as_deref().unwrap_or("-"),
+        user = request.extensions().get::<User>().map_or("-", |user| user.name.as_str()),
     );
-    let known = user.is_some() || OPEN.contains(&request.uri().path());
-    let span_of_work = span.clone();
-    let mut response = async move {
-        if !known {
-            return refuse(ApiError::unauthorized("Unauthorized"), grpc);
+    let (outcome, notes) = metrics::noting(gate.answer(request, next, class)).instrument(span.clone()).await;
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(Refusal { error, limit }) => {
+            if let Some(limit) = limit {
+                metrics::REJECTED.with_label_values(&[limit]).inc();
+                notes.count_terminated(class, error.code());
+            }
+            refuse(error, grpc)
         }
-        match gate.at_work.try_acquire() {
-            Ok(_permit) => next.run(request).await,
-            Err(_) => refuse(ApiError::too_many_requests("the server is busy, please try again", 1), grpc),
-        }
-    }
-    .instrument(span_of_work)
-    .await;
+    };
     let took = started.elapsed();
-    let status = response.status().as_u16();
-    let grpc_status =
-        response.headers().get("grpc-status").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let code = code(&response);
+    notes.count(class, code, took, axum::body::HttpBody::size_hint(response.body()).exact());
     span.in_scope(|| {
-        if response.status().is_server_error() {
-            tracing::warn!(status, grpc_status, ?took, "answered");
+        if code >= 500 {
+            tracing::warn!(code, ?took, "answered");
         } else {
-            tracing::debug!(status, grpc_status, ?took, "answered");
+            tracing::debug!(code, ?took, "answered");
         }
     });
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID.clone(), id);
     }
-    response
+    metrics::long_running(&notes, class, response)
+}
+
+/// The HTTP code of an answer, or the one that its gRPC status stands for.
+fn code(response: &Response) -> u16 {
+    let failed = response.headers().get("grpc-status").is_some_and(|status| status != "0");
+    match failed.then(|| tonic::Status::from_header_map(response.headers())).flatten() {
+        Some(status) => ApiError::from(status).code(),
+        None => response.status().as_u16(),
+    }
+}
+
+fn is_below(known: &[&str], path: &str) -> bool {
+    let below = |rest: &str| rest.is_empty() || rest.starts_with('/');
+    known.iter().any(|known| path.strip_prefix(known).is_some_and(below))
+}
+
+fn asks_to_watch(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|part| matches!(part, "watch" | "watch=1" | "watch=true" | "watch=True"))
 }
 
 fn is_grpc(request: &Request) -> bool {

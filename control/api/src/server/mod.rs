@@ -5,19 +5,27 @@
 //! further than health and joining. [`Server::in_process`] enters behind the TLS, with an identity of the caller's
 //! choice, through the same router.
 
+mod budgets;
 mod connection;
 mod gate;
 mod health;
 mod in_process;
+mod limits;
+mod own_service;
+mod peers;
 mod prepare;
+mod scrape;
 pub(crate) mod tls;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::inspect_server::InspectServer;
@@ -28,6 +36,8 @@ use weir_store::Store;
 
 use health::Health;
 pub use in_process::InProcess;
+pub use limits::{Limits, Rate};
+use own_service::OwnService;
 
 use crate::agents::{Agents, AgentsError};
 use crate::allocate::Ranges;
@@ -36,6 +46,7 @@ use crate::dataplane::{Caches, Dataplane, Hub};
 use crate::grpc::{
     LARGEST_REQUEST, inspect::InspectFace, nodes::NodesFace, resources::ResourcesFace, streams::StreamsFace,
 };
+use crate::metrics;
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::Registry;
 use crate::rest;
@@ -49,8 +60,14 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// From where services get addresses and node ports.
     pub ranges: Ranges,
-    /// Connections at a time.
-    pub connections: usize,
+    /// Where pods reach this server; none where they do not.
+    pub address: Option<SocketAddr>,
+    pub limits: Limits,
+    /// How long an Event stays after it was last heard of.
+    pub event_ttl: Duration,
+    /// How long requests are still taken after the server was told to stop and is not ready any more: so long others
+    /// may need to notice.
+    pub shutdown_delay: Duration,
 }
 
 impl Config {
@@ -59,7 +76,10 @@ impl Config {
             data_dir: data_dir.into(),
             server_names: Vec::new(),
             ranges: Ranges::default(),
-            connections: 8192,
+            address: None,
+            limits: Limits::default(),
+            event_ttl: Duration::from_secs(3600),
+            shutdown_delay: Duration::ZERO,
         }
     }
 }
@@ -84,8 +104,13 @@ pub struct Server {
     pki: Arc<Pki>,
     bootstrap_token: Arc<str>,
     router: Router,
-    connections: usize,
+    limits: Limits,
+    shutdown_delay: Duration,
     prepared: watch::Receiver<bool>,
+    /// From now on not ready.
+    leaving: CancellationToken,
+    /// Ends when pods are not told of this server any more.
+    withdrawn: Mutex<Option<JoinHandle<()>>>,
     /// Ends watches and other streams when the server drains.
     draining: CancellationToken,
     _stop: DropGuard,
@@ -94,41 +119,70 @@ pub struct Server {
 impl Server {
     /// Reads or makes the keys, and starts to follow the store. Runs inside a tokio runtime.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ServerError> {
-        let pki = Arc::new(Pki::open(&config.data_dir.join("pki"), &config.server_names)?);
+        let cluster_ip = config.ranges.cluster_ips.first();
+        let mut names = config.server_names;
+        names.push(cluster_ip.to_string());
+        let pki = Arc::new(Pki::open(&config.data_dir.join("pki"), &names)?);
         let bootstrap_token: Arc<str> =
             pki::bootstrap_token(&config.data_dir.join("bootstrap-token"))?.into();
-        let registry = Registry::new(store.clone(), config.ranges);
+        let store = metrics::Measured::over(store);
+        let registry = Registry::new(store.clone(), config.ranges, config.event_ttl);
         let stop = CancellationToken::new();
+        let leaving = stop.child_token();
         let draining = stop.child_token();
         registry.start(&stop);
         let prepared = prepare::start(registry.clone(), stop.clone());
-        crate::compaction::start(store, stop.clone());
+        crate::compaction::start(store.clone(), stop.clone());
         let agents = Agents::new(registry.clone(), &pki)?;
         let hub = Hub::new();
         tokio::spawn(hub.clone().run(Caches::of(&registry)?, stop.clone()));
-        let health = Health { registry: registry.clone(), prepared: prepared.clone() };
-        let router = router(&registry, &pki, &bootstrap_token, &agents, hub, health, &draining);
+        let own_service = OwnService {
+            registry: registry.clone(),
+            store: store.clone(),
+            cluster_ip,
+            address: config.address.filter(|address| !address.ip().is_loopback()),
+        };
+        let withdrawn = tokio::spawn(own_service.keep(leaving.clone()));
+        let health = Health::new(registry.clone(), store, prepared.clone(), leaving.clone());
+        let gate = gate::Gate::new(&config.limits);
+        let router = router(&registry, &pki, &bootstrap_token, &agents, hub, health, &draining)
+            .layer(axum::middleware::from_fn_with_state(gate, gate::pass));
         Ok(Server {
             registry,
             pki,
             bootstrap_token,
             router,
-            connections: config.connections,
+            limits: config.limits,
+            shutdown_delay: config.shutdown_delay,
             prepared,
+            leaving,
+            withdrawn: Mutex::new(Some(withdrawn)),
             draining,
             _stop: stop.drop_guard(),
         })
     }
 
-    /// Serves until `shutdown`, then lets requests finish and ends streams.
+    /// Serves until `shutdown`, is then not ready any more, lets requests finish and ends streams.
     pub async fn serve(
         &self,
         listeners: Vec<TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), ServerError> {
         let tls = tls::server(&self.pki)?;
-        connection::serve(listeners, tls, self.router.clone(), self.connections, shutdown, &self.draining)
-            .await;
+        let stop = connection::Stop { shutdown: CancellationToken::new(), draining: self.draining.clone() };
+        let accepting = stop.shutdown.clone();
+        let serving = connection::serve(listeners, tls, self.router.clone(), &self.limits, stop);
+        let leave = async {
+            shutdown.cancelled().await;
+            self.leaving.cancel();
+            if let Some(withdrawn) = self.withdrawn.lock().await.take() {
+                // It has a time limit of its own.
+                let _ = withdrawn.await;
+            }
+            tokio::time::sleep(self.shutdown_delay).await;
+            accepting.cancel();
+        };
+        tokio::join!(serving, leave);
         Ok(())
     }
 
@@ -186,6 +240,6 @@ fn router(
         .route_service("/weir.v1.Inspect/{method}", inspect)
         .route_service("/weir.v1.DataplaneService/{method}", dataplane)
         .merge(health::routes(health))
+        .merge(scrape::routes(registry.clone()))
         .fallback_service(rest::service(registry, agents, draining))
-        .layer(axum::middleware::from_fn_with_state(gate::Gate::default(), gate::pass))
 }

@@ -14,7 +14,7 @@ use weir_proto::weir::v1::{self as pb, object::Payload, resources_client::Resour
 use weir_proto::{Kind, Resource};
 
 /// Nothing here takes longer, unless it hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     pub(crate) server: Server,
@@ -24,9 +24,24 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A server that is ready.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = weir_store::embedded::open(dir.path().join("store")).unwrap();
-        let server = Server::new(Arc::new(store), Config::new(dir.path())).unwrap();
+        Self::over(Arc::new(store), dir, configure).await
+    }
+
+    /// A server over a store; `dir` is for its keys.
+    pub(crate) async fn over(
+        store: Arc<dyn weir_store::Store>,
+        dir: TempDir,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = Config::new(dir.path());
+        configure(&mut config);
+        let server = Server::new(store, config).unwrap();
         let cluster = Cluster { server, _dir: dir };
         let ready = async {
             while cluster.rest("GET", "/readyz", "").await.0 != 200 {
@@ -56,14 +71,14 @@ impl Cluster {
         path: &str,
         content_type: &str,
         accept: &str,
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> (u16, Value) {
         let request = http::Request::builder()
             .method(method)
             .uri(path)
             .header("content-type", content_type)
             .header("accept", accept)
-            .body(Body::from(body.to_owned()))
+            .body(Body::from(body.as_ref().to_vec()))
             .unwrap();
         let response = self.server.in_process(User::system("test")).oneshot(request).await.unwrap();
         let code = response.status().as_u16();

@@ -17,19 +17,27 @@ use weir_proto::weir::v1::{JoinRequest, ListRequest, WatchRequest};
 
 use crate::fixture::DEADLINE;
 
-struct Listening {
-    server: Arc<Server>,
-    address: SocketAddr,
-    stop: CancellationToken,
+pub(crate) struct Listening {
+    pub(crate) server: Arc<Server>,
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: CancellationToken,
     serving: JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
 impl Listening {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A server that is ready.
+    pub(crate) async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = weir_store::embedded::open(dir.path().join("store")).unwrap();
-        let server = Arc::new(Server::new(Arc::new(store), Config::new(dir.path())).unwrap());
+        let mut config = Config::new(dir.path());
+        configure(&mut config);
+        let server = Arc::new(Server::new(Arc::new(store), config).unwrap());
+        tokio::time::timeout(DEADLINE, server.ready()).await.expect("the server gets ready");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -40,7 +48,7 @@ impl Listening {
         Listening { server, address, stop, serving, _dir: dir }
     }
 
-    async fn connect(&self, identity: Option<(&str, &str)>) -> Channel {
+    pub(crate) async fn connect(&self, identity: Option<(&str, &str)>) -> Channel {
         let ca = Certificate::from_pem(self.server.pki().authority.certificate_pem());
         let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
         if let Some((certificate, key)) = identity {
@@ -50,13 +58,13 @@ impl Listening {
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
-    async fn admin(&self) -> ResourcesClient<Channel> {
+    pub(crate) async fn admin(&self) -> ResourcesClient<Channel> {
         let admin = &self.server.pki().admin;
         ResourcesClient::new(self.connect(Some((&admin.certificate_pem, &admin.key_pem))).await)
     }
 }
 
-fn nodes() -> ListRequest {
+pub(crate) fn nodes() -> ListRequest {
     ListRequest { kind: Some(Node::KIND.to_ref()), ..Default::default() }
 }
 
