@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tonic::body::Body;
@@ -161,6 +161,7 @@ impl Client {
     {
         let reads = call.reads();
         let mut attempts = self.transport().servers() + usize::from(reads);
+        let patience = Instant::now() + self.timeout;
         loop {
             if !reads && self.leadership.as_ref().is_some_and(|leadership| !leadership.holds()) {
                 return Err(Error::NotLeader { operation: call.to_string() });
@@ -180,8 +181,16 @@ impl Client {
                     return Err(Error::Timeout { operation: call.to_string(), server, seconds });
                 }
             };
+            let error = error(&call.to_string(), transport.server(), status);
+            if let Some(wait) = error.asked_to_wait()
+                && Instant::now() + wait < patience
+            {
+                // Refused before anything was done: whatever it is may be sent again.
+                tokio::time::sleep(wait).await;
+                continue;
+            }
             attempts -= 1;
-            match error(&call.to_string(), transport.server(), status) {
+            match error {
                 Error::Transport { sent, .. } if attempts > 0 && (reads || !sent) => {}
                 error => return Err(error),
             }

@@ -1,7 +1,10 @@
 //! What can go wrong between asking and having the answer.
 
+use std::time::Duration;
+
 use weir_proto::status::ApiError;
 
+use crate::backoff::spread;
 use crate::config::ConfigError;
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,14 @@ impl Error {
 
     fn is(&self, reasons: &[&str]) -> bool {
         self.api().is_some_and(|error| reasons.contains(&error.reason()))
+    }
+
+    /// How long a server that has too much to do asks to be left alone; spread, so that not all return at once.
+    pub(crate) fn asked_to_wait(&self) -> Option<Duration> {
+        let refused = self.api().filter(|error| error.reason() == "TooManyRequests")?;
+        let seconds = refused.status().details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
+        Some(spread(Duration::from_secs(2 * seconds)))
     }
 
     pub fn is_not_found(&self) -> bool {

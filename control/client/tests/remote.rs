@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_api::{Config as ServerConfig, Server};
+use weir_api::{Config as ServerConfig, Rate, Server};
 use weir_client::{Client, Config, Error, Informer, ListOptions, ObjectKey, informer};
 use weir_proto::core::v1::{ConfigMap, Namespace};
 use weir_store::Store;
@@ -38,9 +38,15 @@ impl Cluster {
     }
 
     async fn listen(&self, address: &str) -> Listening {
+        self.listen_with(address, |_| {}).await
+    }
+
+    async fn listen_with(&self, address: &str, configure: impl FnOnce(&mut ServerConfig)) -> Listening {
         let listener = TcpListener::bind(address).await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let server = Server::new(self.store.clone(), ServerConfig::new(self.dir.path())).unwrap();
+        let mut config = ServerConfig::new(self.dir.path());
+        configure(&mut config);
+        let server = Server::new(self.store.clone(), config).unwrap();
         let shutdown = stop.clone();
         let serving = tokio::spawn(async move { server.serve(vec![listener], shutdown).await.unwrap() });
         Listening { address, stop, serving }
@@ -135,5 +141,22 @@ async fn an_informer_goes_on_when_its_only_server_comes_back() {
     let listening = cluster.listen(&address.to_string()).await;
     client.namespaced("default").create(&config_map("c")).await.unwrap();
     informer.wait_for(&ObjectKey::new("default", "c"), SOON, |object| object.is_some()).await.unwrap();
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_too_fast_waits_as_it_is_told_and_loses_nothing() {
+    let cluster = Cluster::start();
+    let slow = Rate { per_second: 4, burst: 4 };
+    let listening = cluster.listen_with("127.0.0.1:0", |config| config.limits.client_rate = slow).await;
+    let client = Client::new(&cluster.config(&[listening.address])).unwrap();
+    ready(&client).await;
+    let writes = (0..12).map(|index| {
+        let client = client.clone();
+        async move { client.namespaced("default").create(&config_map(&format!("m{index}"))).await }
+    });
+    for written in futures::future::join_all(writes).await {
+        written.unwrap();
+    }
     listening.stop().await;
 }
