@@ -53,13 +53,13 @@ impl Nominations {
     }
 
     /// Takes over what a pod's status says, if that is news. What was said before a decision of ours says nothing
-    /// against it.
-    pub fn observe(&mut self, pod: &Arc<PodInfo>, told: &str) {
+    /// against it. True: a node that was held for the pod is so no longer.
+    pub fn observe(&mut self, pod: &Arc<PodInfo>, told: &str) -> bool {
         let Some(known) = self.by_pod.get(&pod.uid) else {
             if !told.is_empty() {
                 self.insert(pod.clone(), Nomination { node: told.into(), told: told.to_owned() });
             }
-            return;
+            return false;
         };
         let node = match known.told == told {
             true => known.node.clone(),
@@ -67,12 +67,14 @@ impl Nominations {
         };
         let same = self.on(&node).iter().any(|held| held == pod);
         if same && known.told == told {
-            return;
+            return false;
         }
-        self.remove(&pod.uid);
+        let before = self.remove(&pod.uid);
+        let freed = before.is_some_and(|before| before.node != node);
         if !node.is_empty() {
             self.insert(pod.clone(), Nomination { node, told: told.to_owned() });
         }
+        freed
     }
 
     /// True: there was one.
@@ -111,17 +113,17 @@ mod tests {
     #[test]
     fn a_decision_stands_until_the_server_says_something_new() {
         let (mut nominations, a) = (Nominations::default(), pod("a", shape()));
-        nominations.observe(&a, "");
+        assert!(!nominations.observe(&a, ""));
         assert!(nominations.is_empty());
         nominations.nominate(a.clone(), "n1".into());
         // An update from before the decision was written.
-        nominations.observe(&a, "");
+        assert!(!nominations.observe(&a, ""));
         assert_eq!(on(&nominations, "n1"), ["a"]);
-        nominations.observe(&a, "n1");
+        assert!(!nominations.observe(&a, "n1"));
         assert_eq!(on(&nominations, "n1"), ["a"]);
-        nominations.observe(&a, "n2");
+        assert!(nominations.observe(&a, "n2"));
         assert_eq!((on(&nominations, "n1"), on(&nominations, "n2")), (vec![], vec!["a".to_owned()]));
-        nominations.observe(&a, "");
+        assert!(nominations.observe(&a, ""));
         assert!(nominations.is_empty() && nominations.on("n2").is_empty());
     }
 

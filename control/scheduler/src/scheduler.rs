@@ -84,18 +84,27 @@ impl Scheduler {
         }
         if !spec.node_name.is_empty() {
             self.queue.remove(&meta.uid);
-            self.cluster.nominations.withdraw(&meta.uid);
+            let held =
+                self.cluster.nominations.node_of(&meta.uid).is_some_and(|held| **held == *spec.node_name);
+            if held {
+                // It takes what was held for it.
+                self.cluster.nominations.withdraw(&meta.uid);
+            } else {
+                self.withdraw(&meta.uid);
+            }
             return self.pod_on_node(pod);
         }
         let ours = spec.scheduler_name == self.name && meta.deletion_timestamp.is_none();
         if !ours {
             self.queue.remove(&meta.uid);
-            self.cluster.nominations.withdraw(&meta.uid);
+            self.withdraw(&meta.uid);
         } else if self.cluster.node_of(&meta.uid).is_none() {
             let info = self.info(pod);
             match spec.scheduling_gates.is_empty() {
                 true => {
-                    self.cluster.nominations.observe(&info, &status.nominated_node_name);
+                    if self.cluster.nominations.observe(&info, &status.nominated_node_name) {
+                        self.news |= Events::POD_GONE;
+                    }
                     self.queue.put(info);
                 }
                 false => self.queue.hold(info),
@@ -123,7 +132,7 @@ impl Scheduler {
 
     pub fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(uid);
-        self.cluster.nominations.withdraw(uid);
+        self.withdraw(uid);
         let node = self.cluster.node_of(uid).map(|node| node.name.clone());
         if self.cluster.remove_pod(uid) {
             self.news |= Events::POD_GONE;
@@ -131,6 +140,15 @@ impl Scheduler {
                 self.room_was_made(&node);
             }
         }
+    }
+
+    /// No node is held for the pod any longer: others may have it. True: there was one.
+    fn withdraw(&mut self, uid: &str) -> bool {
+        let withdrawn = self.cluster.nominations.withdraw(uid);
+        if withdrawn {
+            self.news |= Events::POD_GONE;
+        }
+        withdrawn
     }
 
     /// A pod has left the node: those that the node is held for need not wait, once the last of their victims is gone.
@@ -228,7 +246,7 @@ impl Scheduler {
     fn make_room(&mut self, pod: Arc<PodInfo>, failure: &Failure) -> Decision {
         let message = failure.to_string();
         if failure.nodes() == 0 {
-            let withdrawn = self.cluster.nominations.withdraw(&pod.uid);
+            let withdrawn = self.withdraw(&pod.uid);
             return Decision::Wait { pod, message, withdrawn };
         }
         let began = Instant::now();
@@ -245,7 +263,7 @@ impl Scheduler {
             }
             Preemption::Fruitless(why) => {
                 let message = format!("{message} preemption: {why}");
-                let withdrawn = self.cluster.nominations.withdraw(&pod.uid);
+                let withdrawn = self.withdraw(&pod.uid);
                 Decision::Wait { pod, message, withdrawn }
             }
             Preemption::Victims { slot, pods } => self.preempt(pod, message, slot, pods),
@@ -269,6 +287,9 @@ impl Scheduler {
             // They need not wait for room that another will take.
             self.cluster.nominations.withdraw(&other.uid);
             self.queue.wake_now(&other.uid);
+        }
+        if self.cluster.nominations.node_of(&pod.uid).is_some_and(|held| *held != node) {
+            self.withdraw(&pod.uid);
         }
         self.cluster.nominations.nominate(pod.clone(), node.clone());
         Decision::Preempt { pod, message, node, victims, displaced }

@@ -311,4 +311,41 @@ mod tests {
         cluster.set_namespace("other", Some([("team".to_owned(), "data".to_owned())].into()));
         assert_eq!(place(&mut cluster, &shape, 1), [Ok("b2".to_owned())]);
     }
+
+    #[test]
+    fn an_empty_namespace_selector_reaches_every_namespace() {
+        let mut cluster = cluster();
+        let other = Shape { namespace: "unheard-of".to_owned(), ..app("db", PodAffinity::default()) };
+        for node in ["a1", "a2", "b1"] {
+            cluster.set_pod(pod(node, other.clone()), node);
+        }
+        let mut away = term("host", "db");
+        away.pods.namespaces.clear();
+        let in_own = PodAffinity { anti_required: vec![away.clone()], ..PodAffinity::default() };
+        assert!(place(&mut cluster, &app("web", in_own), 1)[0].is_ok());
+        cluster.remove_pod("new-0");
+        away.pods.namespace_labels = Some(Selector::default());
+        let everywhere = PodAffinity { anti_required: vec![away], ..PodAffinity::default() };
+        assert_eq!(place(&mut cluster, &app("web", everywhere), 1), [Ok("b2".to_owned())]);
+    }
+
+    #[test]
+    fn what_placed_pods_require_draws_others_by_the_hard_weight() {
+        let magnet = PodAffinity { required: vec![term("zone", "iron")], ..PodAffinity::default() };
+        let placed = |hard_weight: i64, ignore_preferred_terms_of_others: bool| {
+            let settings = PodAffinitySettings { hard_weight, ignore_preferred_terms_of_others };
+            let settings = crate::settings::Settings { pod_affinity: settings, ..Default::default() };
+            let mut cluster = cluster();
+            let mut carrier = app("magnet", magnet.clone());
+            carrier.requests = crate::resources::Resources::new(3_000, 0);
+            carrier.scoring_requests = carrier.requests.clone();
+            cluster.set_pod(pod("magnet", carrier), "b2");
+            let mut placer = Placer::new(Profile::new(&settings));
+            let slot = placer.place(&pod("iron", app("iron", PodAffinity::default())), &mut cluster).unwrap();
+            cluster.node(slot).unwrap().name.to_string()
+        };
+        assert!(placed(1, false).starts_with('b'));
+        assert!(placed(0, false).starts_with('a'));
+        assert!(placed(1, true).starts_with('a'));
+    }
 }

@@ -267,4 +267,39 @@ mod tests {
         let (placed, _) = place(&mut cluster, &shape, 2);
         assert_eq!(placed.get("b1"), Some(&1));
     }
+
+    #[test]
+    fn domains_out_of_reach_count_or_not_as_the_policies_say() {
+        let taint = crate::pod::Taint {
+            key: "gpu".to_owned(),
+            value: String::new(),
+            effect: crate::pod::Effect::NoSchedule,
+        };
+        let placed = |zone: &str, honor_affinity: bool, honor_taints: bool| {
+            let mut cluster = cluster();
+            if zone.is_empty() {
+                NodeBuilder::new("b1")
+                    .label("zone", "b")
+                    .change(|spec| spec.taints = vec![taint.clone()])
+                    .join(&mut cluster);
+            }
+            let wish = constraint("zone", 1, WhenUnsatisfiable::DoNotSchedule);
+            let mut shape = web(vec![SpreadConstraint { honor_affinity, honor_taints, ..wish }]);
+            if !zone.is_empty() {
+                shape.node_selector = vec![crate::selector::Requirement::is("zone", zone)];
+            }
+            place(&mut cluster, &shape, 4).0.values().sum::<usize>()
+        };
+        // Zone b cannot be used. Where it counts, one pod in zone a is all that the skew allows.
+        assert_eq!((placed("a", true, false), placed("a", false, false)), (4, 1));
+        assert_eq!((placed("", true, true), placed("", true, false)), (4, 1));
+    }
+
+    #[test]
+    fn more_domains_are_waited_for_only_where_the_constraint_is_hard() {
+        let mut few = constraint("zone", 1, WhenUnsatisfiable::ScheduleAnyway);
+        few.min_domains = 3;
+        let (placed, failed) = place(&mut cluster(), &web(vec![few]), 4);
+        assert_eq!((placed.values().sum::<usize>(), failed.len()), (4, 0));
+    }
 }

@@ -288,6 +288,32 @@ fn higher_priority_goes_first_however_many_equal_pods_wait() {
     assert_eq!(told.last().unwrap(), "low-39 → n1");
 }
 
+#[test]
+fn what_was_held_for_a_pod_that_goes_is_for_others() {
+    let mut scheduler = scheduler(&[node("n1", "1")]);
+    let now = Instant::now();
+    let later = |minutes: u64| now + Duration::from_secs(60 * minutes);
+    let mut high = important("high", "1", 10);
+    high.meta_mut().uid = "first".to_owned();
+    high.spec_mut().scheduling_gates.clear();
+    scheduler.pod(&on("n1", important("a", "1", 1)));
+    scheduler.pod(&high);
+    assert_eq!(decisions(&mut scheduler, now), ["high awaits n1 without a"]);
+    scheduler.pod(&important("low", "1", 1));
+    assert_eq!(decisions(&mut scheduler, now).len(), 1);
+    scheduler.pod_gone("a");
+    // The node is free, but held.
+    let told = decisions(&mut scheduler, now);
+    assert_eq!(told, ["high → n1"]);
+    scheduler.binding_failed("first", later(1));
+    let told = decisions(&mut scheduler, later(1));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("low: 0/1 nodes"), "{told:?}");
+    // It is deleted: its room is for others.
+    scheduler.pod_gone("first");
+    assert_eq!(decisions(&mut scheduler, later(3)), ["low → n1"]);
+}
+
 /// What keeps the pod `a` of the test below from fitting, by the plugin that turns it away.
 fn obstacles() -> Vec<(&'static str, Value)> {
     let away = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
