@@ -11,7 +11,7 @@
 //! - After `remove_container` and `remove_sandbox` nothing is left: no process, mount, cgroup, namespace or file but the
 //!   log files, which go with the sandbox.
 //!
-//! Left out on purpose: pulling from registries, a shared process namespace, user namespaces. Asking for one of them is
+//! Left out on purpose: a shared process namespace, user namespaces. Asking for one of them is
 //! an [`Error::NotSupported`] that names the field.
 
 pub mod bundle;

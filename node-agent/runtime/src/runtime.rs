@@ -25,9 +25,10 @@ use crate::bundle;
 use crate::cgroup::{Hierarchies, PodCgroups};
 use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit};
 use crate::error::{Error, Result};
-use crate::images::{ImageStore, snapshot};
+use crate::images::collect::InUse;
+use crate::images::{Collected, CollectionPolicy, ImageStore, RegistrySettings, snapshot};
 use crate::json_file;
-use crate::logs::{Cancel, LogOptions, LogReader};
+use crate::logs::{Cancel, LogOptions, LogReader, RotationPolicy, rotation};
 use crate::mounts;
 use crate::sandbox::{self, Sandbox, SandboxSpec};
 use crate::shim::exec::{self, ExecSpec};
@@ -51,6 +52,8 @@ pub struct Config {
     pub agent_exe: PathBuf,
     /// OCI image layouts: directories or archives.
     pub image_sources: Vec<PathBuf>,
+    /// How registries are asked for what no source has; nothing for: not at all.
+    pub registries: Option<RegistrySettings>,
 }
 
 /// What is kept of a container; with it the container can be found again.
@@ -87,8 +90,12 @@ impl Runtime {
         let lock = lock(&config.state_dir)?;
         let hierarchies = Hierarchies::detect()?;
         let table = Arc::new(Table::default());
+        let images = ImageStore::open(config.state_dir.join("images"), config.image_sources)?;
         let runtime = Self {
-            images: ImageStore::open(config.state_dir.join("images"), config.image_sources)?,
+            images: match config.registries {
+                Some(settings) => images.with_registries(settings),
+                None => images,
+            },
             program: Program::load(&config.agent_exe)?,
             cgroups: PodCgroups::new(hierarchies.clone(), &config.cgroup_parent)?,
             watcher: Watcher::start(hierarchies, table.clone())
@@ -105,6 +112,36 @@ impl Runtime {
 
     pub fn images(&self) -> &ImageStore {
         &self.images
+    }
+
+    /// Removes images as `policy` says: none that a container has, running or not.
+    pub fn collect_images(&self, policy: &CollectionPolicy) -> Result<Collected> {
+        Ok(self.images.collect(policy, &|| self.images_in_use())?)
+    }
+
+    /// What the records of containers name. One that cannot be read might name anything; what vanishes meanwhile, nothing.
+    fn images_in_use(&self) -> io::Result<InUse> {
+        let below = |dir: &Path| match directories(dir) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => found.map_err(io::Error::other),
+        };
+        let mut used = InUse::default();
+        for pod in below(&self.pods)? {
+            for container in below(&pod)? {
+                for run in below(&container)? {
+                    match fs::read(run.join(RECORD_FILE)) {
+                        Ok(record) => {
+                            let image = serde_json::from_slice::<Record>(&record)?.spec.image;
+                            used.images.insert(image.digest);
+                            used.layers.extend(image.layers);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(used)
     }
 
     /// The exits of all containers, each once, in the order they are noticed. Those that were noticed before the first call
@@ -177,6 +214,8 @@ impl Runtime {
         let spec = &record.spec;
         self.clean(dir, &record.cgroup)?;
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        // Until the record says that the layers are in use.
+        let _pin = self.images.pin_layers(&spec.image.reference, &spec.image.layers)?;
         save(&dir.join(RECORD_FILE), record)?;
         let rootfs = snapshot::mount(&self.images, &spec.image.layers, dir)?;
         let bundle = bundle::compose(spec, sandbox, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
@@ -315,6 +354,27 @@ impl Runtime {
             Response::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Rotates the logs of running containers that have outgrown `policy`; says of which and how it went.
+    pub fn rotate_logs(&self, policy: &RotationPolicy) -> Vec<(ContainerKey, Result<()>)> {
+        let runs = self.list().into_iter().filter(|run| matches!(run.state, ContainerState::Running { .. }));
+        let outgrown = |run: &ContainerStatus| {
+            fs::metadata(&run.log_path).is_ok_and(|metadata| metadata.len() > policy.max_size)
+        };
+        let rotate = |run: ContainerStatus| {
+            let failed = |error: io::Error| Error::io("rotate", &run.log_path)(error);
+            let reopen = || self.reopen_log(&run.key);
+            let outcome = rotation::rotate(&run.log_path, policy, Timestamp::now(), failed, reopen);
+            (run.key, outcome)
+        };
+        runs.filter(outgrown).map(rotate).collect()
+    }
+
+    /// Removes a container's log, which [`Runtime::remove_container`] leaves, and all it was rotated into.
+    pub fn remove_log(&self, key: &ContainerKey) -> Result<()> {
+        let path = self.log_path(key)?;
+        rotation::remove_all(&path).map_err(Error::io("remove", &path))
     }
 
     /// Takes up one container of an earlier process: alive behind its shim, ended, or half-made.

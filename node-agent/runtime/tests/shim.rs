@@ -1,7 +1,7 @@
 //! What the tests give as the agent's program: shim, sandbox helper and exec helper, as every agent's program is.
 //!
 //! With the argument `agent` it is an agent too, one that runs a container and then waits to be killed; with `clone` a
-//! program that tries out a seccomp profile.
+//! program that tries out a seccomp profile; with `pull` one that pulls an image and may be killed meanwhile.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -11,7 +11,8 @@ use libcontainer::seccomp::initialize_seccomp;
 use nix::errno::Errno;
 use nix::libc;
 use serde::Deserialize;
-use weir_runtime::{Config, ContainerSpec, Runtime, SandboxSpec};
+use weir_runtime::images::RegistrySettings;
+use weir_runtime::{Config, ContainerSpec, ImageStore, PullPolicy, Runtime, SandboxSpec};
 
 #[derive(Deserialize)]
 struct Request {
@@ -26,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     match std::env::args().nth(1).as_deref() {
         Some("agent") => agent(),
         Some("clone") => clone(),
-        _ => Err("neither agent nor clone".into()),
+        Some("pull") => pull(),
+        _ => Err("neither agent nor clone nor pull".into()),
     }
 }
 
@@ -51,6 +53,17 @@ fn clone() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// An image into a store, by plain HTTP where the configuration says so.
+fn pull() -> Result<(), Box<dyn Error>> {
+    let [image, store, config_dir] = &std::env::args().skip(2).collect::<Vec<_>>()[..] else {
+        return Err("pull IMAGE STORE CONFIG".into());
+    };
+    let settings = RegistrySettings { config_dir: Some(config_dir.into()), ..RegistrySettings::default() };
+    let store = ImageStore::open(store.into(), Vec::new())?.with_registries(settings);
+    store.resolve(image, PullPolicy::Always)?;
+    Ok(())
+}
+
 fn agent() -> Result<(), Box<dyn Error>> {
     let request: Request = serde_json::from_str(&std::env::args().nth(2).ok_or("no request")?)?;
     let runtime = Runtime::open(Config {
@@ -58,6 +71,7 @@ fn agent() -> Result<(), Box<dyn Error>> {
         cgroup_parent: request.cgroup_parent,
         agent_exe: std::env::current_exe()?,
         image_sources: Vec::new(),
+        registries: None,
     })?;
     runtime.create_sandbox(&request.sandbox)?;
     runtime.create_container(&request.container)?;

@@ -111,6 +111,13 @@ pub(super) const NEEDS: &[Need] = &[
         probe: || program("busybox"),
     },
     Need {
+        name: "docker-registry",
+        why: "the runtime's tests pull images from a real registry",
+        purpose: Purpose::Test,
+        remedy: Remedy::Packages(&["docker-registry"]),
+        probe: || program("docker-registry"),
+    },
+    Need {
         name: "bpftool",
         why: "reading the maps from outside, in tests and by hand",
         purpose: Purpose::Test,

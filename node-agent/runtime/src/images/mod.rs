@@ -1,16 +1,23 @@
-//! Images: found in OCI layouts and archives, verified, unpacked once, mounted for each container.
+//! Images: pulled from registries or found in OCI layouts and archives, verified, unpacked once, mounted for each container.
 //!
 //! A source is a directory or an archive (tar, tar.gz) in the OCI image layout; an image in it is found by the
 //! annotation `org.opencontainers.image.ref.name` (or containerd's `io.containerd.image.name`). What is needed from it is
 //! copied into a content-addressed store, so that a source may vanish afterwards. Each digest is checked on the way:
 //! manifest, config, each layer, and each layer's diff_id after decompression.
 //!
-//! Left out: pulling from registries, and with it pull secrets and progress.
+//! What no source has comes from its registry, over a blocking HTTP client: a pull is a few threads that end with it, and
+//! no async runtime. Whoever starts one may watch it and end it ([`Progress`]).
 
 mod archive;
+mod claims;
+pub(crate) mod collect;
 mod digest;
+mod layers;
 mod layout;
+mod manifest;
+mod progress;
 mod reference;
+mod registry;
 pub(crate) mod snapshot;
 mod store;
 mod unpack;
@@ -20,17 +27,29 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use store::ImageStore;
+pub use collect::{Collected, CollectionPolicy};
+pub use progress::{Progress, Stage};
+pub use registry::{Keyring, KeyringError, RegistryError, RegistrySettings};
+pub use store::{Effort, ImageStore, Pulled};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     #[error("invalid image reference {reference:?}: {problem}")]
     InvalidName { reference: String, problem: &'static str },
     #[error(
-        "image {reference:?} was not found in any image source (searched: {searched}); pulling from a registry is not \
-         supported yet"
+        "image {reference:?} was not found in any image source (searched: {searched}), and no registry is asked"
     )]
     NotFound { reference: String, searched: String },
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(
+        "image {reference:?} has a manifest of Docker's schema 1, which is not supported; push it again with a client of \
+         this decade: skopeo copy --format v2s2"
+    )]
+    SchemaOne { reference: String },
+    /// It was removed between being found and being used.
+    #[error("image {reference:?} was collected a moment ago; it is pulled again")]
+    Collected { reference: String },
     #[error("image {reference:?} is not present on the node and imagePullPolicy is Never")]
     NeverPull { reference: String },
     #[error("image {reference:?} has no variant for {platform} (it offers: {offered})")]

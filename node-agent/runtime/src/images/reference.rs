@@ -3,6 +3,9 @@
 use super::ImageError;
 use super::digest::Digest;
 
+/// The registry of references that name none.
+pub(super) const DOCKER_HUB: &str = "docker.io";
+
 /// A reference in full: `busybox` has become `docker.io/library/busybox:latest`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reference {
@@ -40,11 +43,13 @@ impl Reference {
             }
         }
         let (registry, repository) = match name.split_once('/') {
-            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
-                (first, rest.to_owned())
-            }
-            Some(_) => ("docker.io", name.to_owned()),
-            None => ("docker.io", format!("library/{name}")),
+            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+            _ => (DOCKER_HUB, name),
+        };
+        let registry = if registry == "index.docker.io" { DOCKER_HUB } else { registry };
+        let repository = match (registry, repository.contains('/')) {
+            (DOCKER_HUB, false) => format!("library/{repository}"),
+            _ => repository.to_owned(),
         };
         if name.is_empty() || repository.len() > 255 {
             return Err("the repository name is empty or too long");
@@ -73,6 +78,32 @@ impl Reference {
             return wanted == digest;
         }
         Self::split(name).is_ok_and(|other| other.name == self.name && other.tag == self.tag)
+    }
+
+    /// The registry's name as references have it: a host, with its port where one is given.
+    pub(super) fn registry(&self) -> &str {
+        self.name.split_once('/').map_or("", |(registry, _)| registry)
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        self.name.split_once('/').map_or("", |(_, repository)| repository)
+    }
+
+    /// Registry and repository: what credentials are chosen by.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What the registry is asked for: the digest, which names the content, or else the tag.
+    pub(super) fn version(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.clone().unwrap_or_default(),
+        }
     }
 
     /// The full form, equal for references that mean the same.
@@ -107,6 +138,8 @@ mod tests {
             ("busybox", "docker.io/library/busybox:latest"),
             ("weir/echo:v1", "docker.io/weir/echo:v1"),
             ("localhost/echo", "localhost/echo:latest"),
+            ("docker.io/busybox:1", "docker.io/library/busybox:1"),
+            ("index.docker.io/weir/echo", "docker.io/weir/echo:latest"),
             ("registry.local:5000/a/b_c/d-e:x.Y-1", "registry.local:5000/a/b_c/d-e:x.Y-1"),
         ] {
             assert_eq!(Reference::parse(text).expect(text).canonical(), full);

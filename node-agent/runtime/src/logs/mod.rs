@@ -1,9 +1,12 @@
 //! Container log files in the CRI format: `2026-01-02T03:04:05.000000006Z stdout F text`, one entry a line; `P` marks a
 //! part of a longer line. Written by the shim, read here.
 //!
-//! Left out: rotated files are followed only as long as they are open.
+//! A log is all of its files: what it was rotated into ([`rotation`]) is read before the one that is being written, and
+//! a reader that follows goes from one to the next.
 
+mod files;
 mod reader;
+pub(crate) mod rotation;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jiff::Timestamp;
 
 pub use reader::LogReader;
+pub use rotation::RotationPolicy;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

@@ -1,23 +1,22 @@
 //! Reads one container's log: from the right place, entry by entry, and on as it grows.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::files::Files;
 use super::{Cancel, LogError, LogOptions};
 
 /// How soon a following reader notices more output, the end, or that it was cancelled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-const BLOCK: usize = 64 * 1024;
 
 /// Blocks while it waits for more (see [`LogOptions::follow`]); each item is the output of one entry, line ends included.
 pub struct LogReader {
     path: PathBuf,
-    file: BufReader<File>,
+    files: Files,
     options: LogOptions,
     cancel: Cancel,
     ended: Box<dyn Fn() -> bool + Send>,
@@ -29,10 +28,10 @@ pub struct LogReader {
 }
 
 /// One parsed entry.
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     time: &'a str,
     /// The line ends with it.
-    full: bool,
+    pub(super) full: bool,
     content: &'a [u8],
 }
 
@@ -45,14 +44,9 @@ impl LogReader {
         ended: Box<dyn Fn() -> bool + Send>,
     ) -> Result<Self, LogError> {
         let failed = |source: io::Error| LogError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        if let Some(lines) = options.tail_lines {
-            let start = tail_start(&mut file, lines).map_err(failed)?;
-            file.seek(SeekFrom::Start(start)).map_err(failed)?;
-        }
         Ok(Self {
             path: path.to_owned(),
-            file: BufReader::with_capacity(BLOCK, file),
+            files: Files::open(path, options.tail_lines, options.since).map_err(failed)?,
             left: options.limit_bytes,
             options,
             cancel,
@@ -69,13 +63,21 @@ impl LogReader {
                 return Ok(None);
             }
             // Asked before reading: what is written between the two is read on the last round.
-            let last_round = !self.options.follow || (self.ended)();
-            let read = self.file.read_until(b'\n', &mut self.partial);
-            read.map_err(|source| LogError::Read { path: self.path.clone(), source })?;
+            let ended = !self.options.follow || (self.ended)();
+            let passed = self.files.is_final();
+            let failed = |source| LogError::Read { path: self.path.clone(), source };
+            self.files.read_line(&mut self.partial).map_err(failed)?;
             if self.partial.ends_with(b"\n") {
                 return Ok(Some(std::mem::take(&mut self.partial)));
             }
-            if last_round {
+            // Without following, what is rotated meanwhile is the end of what there was.
+            if passed && (self.options.follow || !self.files.is_last()) {
+                // A full disk may have cut the last entry: it is none.
+                self.partial.clear();
+                self.files.advance().map_err(failed)?;
+                continue;
+            }
+            if ended {
                 return Ok(None);
             }
             thread::sleep(POLL_INTERVAL);
@@ -135,7 +137,7 @@ impl std::fmt::Debug for LogReader {
     }
 }
 
-fn parse(line: &[u8]) -> Option<Entry<'_>> {
+pub(super) fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let time = std::str::from_utf8(fields.next()?).ok()?;
@@ -144,59 +146,15 @@ fn parse(line: &[u8]) -> Option<Entry<'_>> {
     Some(Entry { time, full, content: fields.next()? })
 }
 
-/// Where the last `lines` lines begin. Reads backwards; entries marked as parts belong to the line that follows them.
-fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
-    let size = file.seek(SeekFrom::End(0))?;
-    if lines == 0 {
-        return Ok(size);
-    }
-    let mut wanted = lines;
-    // The tail of the file from `start` on; entries in it are counted from the back.
-    let (mut start, mut tail) = (size, Vec::new());
-    let mut end_of_entry: Option<usize> = None;
-    let mut scanned = 0;
-    loop {
-        // `scanned` bytes at the end of `tail` have been looked at.
-        while scanned < tail.len() {
-            let index = tail.len() - scanned - 1;
-            scanned += 1;
-            if tail[index] != b'\n' {
-                continue;
-            }
-            if let Some(end) = end_of_entry
-                && parse(&tail[index + 1..end]).is_some_and(|entry| entry.full)
-            {
-                if wanted == 0 {
-                    // One full entry too many: the wanted lines begin behind it.
-                    return Ok(start + end as u64 + 1);
-                }
-                wanted -= 1;
-            }
-            end_of_entry = Some(index);
-        }
-        if start == 0 {
-            let first = end_of_entry.and_then(|end| parse(&tail[..end]));
-            let one_too_many = wanted == 0 && first.is_some_and(|entry| entry.full);
-            return Ok(if one_too_many { end_of_entry.map_or(0, |end| end as u64 + 1) } else { 0 });
-        }
-        let length = start.min(BLOCK as u64);
-        start -= length;
-        let mut block = vec![0; length as usize];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut block)?;
-        end_of_entry = end_of_entry.map(|end| end + block.len());
-        block.extend(&tail);
-        tail = block;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, OpenOptions};
     use std::io::Write;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::logs::rotation::{RotationPolicy, rotate};
 
     const LOG: &str = "2026-01-01T00:00:00.000000001Z stdout F one\n\
                        2026-01-01T00:00:01.000000000Z stdout P tw\n\
@@ -260,5 +218,72 @@ mod tests {
         }
         ended.store(true, Ordering::SeqCst);
         assert_eq!(reader.join().expect("the reader").as_slice(), b"one\ntwo\n\nfour\n");
+    }
+
+    /// A log of numbered lines that is rotated whenever the numbers say so; returns its directory.
+    fn rotate_now(log: &Path, second: i64) {
+        let policy = RotationPolicy { max_size: 1, max_files: 10 };
+        let now = Timestamp::from_second(second).expect("a time");
+        rotate(log, &policy, now, |error| error, || File::create(log).map(drop)).expect("a rotation");
+    }
+
+    fn line(number: u32) -> String {
+        format!("2026-01-01T00:00:00.000000001Z stdout F line {number}\n")
+    }
+
+    #[test]
+    fn a_rotated_log_is_read_as_one_and_its_tail_reaches_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        for number in 0..4 {
+            std::fs::write(&log, line(2 * number) + &line(2 * number + 1)).expect("a log");
+            rotate_now(&log, i64::from(number));
+        }
+        std::fs::write(&log, line(8)).expect("a log");
+        let read = |tail_lines| {
+            let options = LogOptions { tail_lines, ..LogOptions::default() };
+            let reader = LogReader::open(&log, options, Cancel::new(), Box::new(|| true)).expect("a log");
+            let bytes: Vec<u8> = reader.map(|item| item.expect("an entry")).collect::<Vec<_>>().concat();
+            String::from_utf8(bytes).expect("text")
+        };
+        let lines = |from: u32| (from..9).map(|number| format!("line {number}\n")).collect::<String>();
+        assert_eq!(read(None), lines(0));
+        for tail in 0..=9 {
+            assert_eq!(read(Some(u64::from(tail))), lines(9 - tail), "the last {tail}");
+        }
+        assert_eq!(read(Some(99)), lines(0));
+    }
+
+    #[test]
+    fn a_following_reader_misses_nothing_across_rotations_however_late_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, "").expect("a log");
+        let ended = Arc::new(AtomicBool::new(false));
+        let seen = ended.clone();
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let ends = Box::new(move || seen.load(Ordering::SeqCst));
+        let mut reader = LogReader::open(&log, options, Cancel::new(), ends).expect("a log");
+        let mut writer = OpenOptions::new().append(true).open(&log).expect("a log");
+        let mut expected = String::new();
+        let mut read = Vec::new();
+        for number in 0..40 {
+            writer.write_all(line(number).as_bytes()).expect("a line");
+            expected += &format!("line {number}\n");
+            // Sometimes once, sometimes several times between two looks of the reader.
+            if number % 3 != 0 {
+                rotate_now(&log, i64::from(number));
+                writer = OpenOptions::new().append(true).open(&log).expect("a log");
+            }
+            if number % 7 == 6 {
+                for _ in 0..7 {
+                    read.extend(reader.next().expect("more").expect("an entry"));
+                }
+            }
+        }
+        ended.store(true, Ordering::SeqCst);
+        read.extend(reader.map(|item| item.expect("an entry")).collect::<Vec<_>>().concat());
+        // Ten files are kept; what was read before the others went is there.
+        assert_eq!(String::from_utf8(read).expect("text"), expected);
     }
 }

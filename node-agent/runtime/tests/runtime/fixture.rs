@@ -207,6 +207,7 @@ impl Node {
             cgroup_parent: self.cgroup.clone(),
             agent_exe: shim_program(),
             image_sources: vec![self.directory.path().join("layout")],
+            registries: None,
         }
     }
 

@@ -4,4 +4,6 @@ mod containers;
 mod fixture;
 mod images;
 mod life;
+mod logs;
+mod registry;
 mod security;
