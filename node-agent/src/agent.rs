@@ -12,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 use weir_client::{Client, Informer, Recorder, informer};
 use weir_network::Network;
 use weir_proto::Quantity;
-use weir_proto::core::v1::Pod;
+use weir_proto::core::v1::{ContainerImage, Pod};
 use weir_runtime::Runtime;
+use weir_runtime::images::{CollectionPolicy, RegistrySettings};
+use weir_runtime::logs::RotationPolicy;
 
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::node::{Machine, Readiness, Reporter};
+use crate::upkeep::Upkeep;
 use crate::{dataplane, node, pods, server};
 
 /// How often it is looked whether the certificate is to be renewed.
@@ -48,7 +51,8 @@ async fn live(
     let identity = Identity::obtain(config).await?;
     let client = Client::new(&identity.client_config(config))?.with_field_manager("weir-agent");
     let (ready, readiness) = watch::channel(Readiness::NotReady("the agent is starting".to_owned()));
-    let reporter = Reporter::new(client.clone(), Arc::clone(config), readiness);
+    let (present_images, images) = watch::channel(Vec::new());
+    let reporter = Reporter::new(client.clone(), Arc::clone(config), readiness, images);
     reporter.register().await.context("cannot register the node")?;
     let (node, stop) = (config.node_name.clone(), shutdown.clone());
     tasks.spawn(done(node::keep_lease(client.clone(), node, stop)));
@@ -69,6 +73,7 @@ async fn live(
     tasks.spawn(async move { Ok(serving.await?) });
     let (handle, network) = (context.dataplane.clone(), Arc::clone(&context.network));
     tasks.spawn(done(dataplane::run(client, config.node_name.clone(), handle, network, shutdown.clone())));
+    tasks.spawn(done(upkeep(config, &context, present_images).run(shutdown.clone())));
     tasks.spawn(done(pods::run(context, bound, shutdown.clone())));
     ready.send_replace(Readiness::Ready);
     tracing::info!(node = config.node_name, "the node is ready");
@@ -106,6 +111,11 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         cgroup_parent: format!("{}/pods", config.cgroup_parent.trim_end_matches('/')),
         agent_exe: PathBuf::from("/proc/self/exe"),
         image_sources: config.image_source.clone(),
+        registries: Some(RegistrySettings {
+            config_dir: Some(config.registry_config_dir.clone()),
+            parallel_pulls: config.max_parallel_image_pulls,
+            ..RegistrySettings::default()
+        }),
     };
     let runtime = tokio::task::spawn_blocking(move || Runtime::open(runtime_config)).await?;
     let runtime = runtime.context("cannot open the container runtime")?;
@@ -132,6 +142,29 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         network: Arc::new(network),
         dataplane,
     })
+}
+
+fn upkeep(
+    config: &Config,
+    context: &pods::Context,
+    present_images: watch::Sender<Vec<ContainerImage>>,
+) -> Upkeep {
+    Upkeep {
+        present_images,
+        node_name: config.node_name.clone(),
+        runtime: Arc::clone(&context.runtime),
+        recorder: context.recorder.clone(),
+        images: CollectionPolicy {
+            high_threshold: config.image_gc_high_threshold,
+            low_threshold: config.image_gc_low_threshold.min(config.image_gc_high_threshold),
+            minimum_age: config.minimum_image_ttl_duration,
+            maximum_age: config.image_maximum_gc_age,
+        },
+        logs: RotationPolicy {
+            max_size: config.container_log_max_size,
+            max_files: config.container_log_max_files,
+        },
+    }
 }
 
 /// Renews the certificate in time, for the client and for whoever serves with it.

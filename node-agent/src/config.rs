@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use weir_dataplane::XdpMode;
+use weir_proto::Quantity;
 
 /// The node agent of Weir: runs this node's pods and programs its kernel.
 ///
@@ -42,6 +44,30 @@ pub struct Config {
     /// OCI image layout, directory or archive; may be given several times
     #[arg(long, value_name = "PATH")]
     pub image_source: Vec<PathBuf>,
+    /// Directory of directories by registry with hosts.toml and *.crt, as containerd's certs.d
+    #[arg(long, value_name = "DIR", default_value = "/etc/weir/certs.d")]
+    pub registry_config_dir: PathBuf,
+    /// Images pulled at the same time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub max_parallel_image_pulls: usize,
+    /// Percent of the disk in use from which unused images are removed; 100 for never
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_high_threshold: u8,
+    /// Percent of the disk in use down to which unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_low_threshold: u8,
+    /// Images used more recently are not removed
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub minimum_image_ttl_duration: Duration,
+    /// Images not used for longer are removed, however much room there is; 0s for never
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub image_maximum_gc_age: Duration,
+    /// Size at which a container's log is rotated
+    #[arg(long, value_name = "QUANTITY", default_value = "10Mi", value_parser = bytes)]
+    pub container_log_max_size: u64,
+    /// Files kept of a container's log, the one being written included
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
+    pub container_log_max_files: u32,
     /// Where the API server asks for logs and views
     #[arg(long, value_name = "IP:PORT")]
     pub listen: SocketAddr,
@@ -74,6 +100,17 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// `90s`, `2m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    Duration::try_from(parsed).map_err(|_| format!("{text:?} is negative"))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let quantity: Quantity = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    u64::try_from(quantity.value()).map_err(|_| format!("{text:?} is negative or too large"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +136,22 @@ mod tests {
         .expect("valid flags");
         assert_eq!(config.labels, [("zone".into(), "a".into()), ("disk".into(), String::new())]);
         assert_eq!(config.image_source.len(), 2);
+    }
+
+    #[test]
+    fn what_the_disk_is_kept_by_has_the_kubelets_defaults_and_forms() {
+        let config = Config::try_parse_from(REQUIRED).expect("valid flags");
+        assert_eq!((config.image_gc_high_threshold, config.image_gc_low_threshold), (85, 80));
+        assert_eq!(config.minimum_image_ttl_duration, Duration::from_secs(120));
+        assert_eq!((config.container_log_max_size, config.container_log_max_files), (10 << 20, 5));
+        let with = |flag: &str| Config::try_parse_from(REQUIRED.iter().chain(&[flag]));
+        let config = with("--image-maximum-gc-age=1h30m").expect("valid flags");
+        assert_eq!(config.image_maximum_gc_age, Duration::from_secs(5400));
+        for wrong in
+            ["--container-log-max-size=many", "--image-gc-high-threshold=101", "--container-log-max-files=1"]
+        {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

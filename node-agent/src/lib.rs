@@ -9,13 +9,16 @@
 //! - [`pods`]: one worker per pod; observe, plan, perform, report.
 //! - [`dataplane`]: the thread that owns the eBPF dataplane, and the stream that feeds it.
 //! - [`server`]: logs and live views, for the API server alone.
+//! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
 //!
-//! Left out: cluster DNS, registry pulls, exec and attach, eviction, statistics.
+//! Left out: cluster DNS, exec and attach, eviction, statistics.
 
 pub mod agent;
 pub mod config;
 pub mod dataplane;
 pub mod identity;
+mod metrics;
 pub mod node;
 pub mod pods;
 pub mod server;
+pub mod upkeep;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Backoff, Client, Informer, ObjectKey, informer};
-use weir_proto::core::v1::Node;
+use weir_proto::core::v1::{ContainerImage, Node};
 use weir_proto::meta::v1::Time;
 
 use crate::config::Config;
@@ -37,11 +37,17 @@ pub struct Reporter {
     client: Client,
     config: Arc<Config>,
     readiness: watch::Receiver<Readiness>,
+    images: watch::Receiver<Vec<ContainerImage>>,
 }
 
 impl Reporter {
-    pub fn new(client: Client, config: Arc<Config>, readiness: watch::Receiver<Readiness>) -> Self {
-        Self { client, config, readiness }
+    pub fn new(
+        client: Client,
+        config: Arc<Config>,
+        readiness: watch::Receiver<Readiness>,
+        images: watch::Receiver<Vec<ContainerImage>>,
+    ) -> Self {
+        Self { client, config, readiness, images }
     }
 
     /// Makes the Node object, or takes up the present one; waits while the control plane is away.
@@ -124,6 +130,7 @@ impl Reporter {
         let machine = Machine::look(&self.config.state_dir);
         let readiness = self.readiness.borrow().clone();
         report::describe(node, &self.config, &machine, &readiness, Time::now());
+        node.status_mut().images.clone_from(&self.images.borrow());
     }
 }
 

@@ -9,7 +9,7 @@ use weir_runtime::{ContainerKey, ContainerSpec, Image, Mount, Propagation, PullP
 
 use super::env::expand;
 use super::volumes::{self, VolumeError};
-use super::{probes, resources};
+use super::{probes, resources, termination};
 
 #[derive(Debug, Error)]
 pub(super) enum ContainerError {
@@ -32,11 +32,13 @@ pub(super) fn spec(
 ) -> Result<ContainerSpec, ContainerError> {
     let known: BTreeMap<String, String> = env.iter().cloned().collect();
     let expanded = |words: &[String]| words.iter().map(|word| expand(word, &known)).collect();
+    let mut mounts = mounts(pod, container, pod_dir)?;
+    mounts.extend(termination::mount(container, pod_dir, &key));
     Ok(ContainerSpec {
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: (!container.working_dir.is_empty()).then(|| container.working_dir.clone()),
-        mounts: mounts(pod, container, pod_dir)?,
+        mounts,
         resources: resources::of_container(container),
         security: resources::security(pod.spec(), container, seccomp_dir),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),

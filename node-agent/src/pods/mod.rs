@@ -9,6 +9,8 @@
 mod container;
 mod downward;
 mod env;
+mod hooks;
+mod images;
 mod observed;
 mod perform;
 mod phase;
@@ -19,6 +21,7 @@ mod resources;
 mod sandbox;
 mod sources;
 mod status;
+mod termination;
 mod volumes;
 mod worker;
 

@@ -65,6 +65,8 @@ pub(super) struct Observed {
     pub starts: BTreeMap<String, Failure>,
     /// Short runs in a row, by container name.
     pub crashes: BTreeMap<String, u32>,
+    /// Of runs that have ended, what they left to say.
+    pub last_words: BTreeMap<ContainerKey, String>,
     /// Of the latest run, by container name; absent without probes.
     pub probed: BTreeMap<String, Probed>,
 }

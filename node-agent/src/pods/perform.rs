@@ -1,7 +1,6 @@
 //! Does what a plan says, one step at a time, and tells users by events. The only place that changes anything.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -15,7 +14,7 @@ use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
 use super::worker::{Worker, all_containers};
-use super::{container, env, sandbox, volumes};
+use super::{container, env, sandbox, termination, volumes};
 use crate::dataplane::DataplaneError;
 
 /// Why a step failed.
@@ -37,12 +36,17 @@ pub(super) enum PerformError {
     Container(#[from] container::ContainerError),
     #[error(transparent)]
     Client(#[from] weir_client::Error),
+    #[error("cannot make the container's termination message file: {0}")]
+    Message(std::io::Error),
     #[error("the pod has no container {0:?}")]
     NoContainer(String),
     #[error("the pod has no sandbox")]
     NoSandbox,
     #[error("interrupted")]
     Interrupted,
+    /// Nothing failed: the pod is to end, and the step was for its life.
+    #[error("the pod is to end")]
+    Dismissed,
 }
 
 impl PerformError {
@@ -54,14 +58,17 @@ impl PerformError {
             Self::Env(_) | Self::Container(_) | Self::Client(_) | Self::Volume(_) | Self::NoContainer(_) => {
                 "CreateContainerConfigError"
             }
-            Self::Network(_) | Self::Dataplane(_) | Self::NoSandbox | Self::Interrupted => {
-                "CreateContainerError"
-            }
+            Self::Network(_)
+            | Self::Dataplane(_)
+            | Self::NoSandbox
+            | Self::Message(_)
+            | Self::Interrupted
+            | Self::Dismissed => "CreateContainerError",
         }
     }
 }
 
-type Result<T = ()> = std::result::Result<T, PerformError>;
+pub(super) type Result<T = ()> = std::result::Result<T, PerformError>;
 
 impl Worker {
     /// Whether the step was done. What failed is remembered, told by an event, and planned again.
@@ -83,7 +90,14 @@ impl Worker {
             // Plans for pods that the API forgot hold only the steps above.
             (_, None) => Ok(()),
         };
-        let Err(error) = outcome else { return true };
+        let error = match outcome {
+            Ok(()) => return true,
+            Err(PerformError::Dismissed) => {
+                self.wake.notify_one();
+                return false;
+            }
+            Err(error) => error,
+        };
         self.failed(pod.map(|pod| &**pod), &step, &error);
         false
     }
@@ -106,14 +120,18 @@ impl Worker {
             Step::MountVolumes => ("", setup("FailedMount"), message),
             Step::Start { container, .. } => {
                 let before = self.memory.starts.get(container);
-                let failure = Failure::again(before, error.reason(), message.clone(), now);
-                let text = match failure.reason.as_str() {
-                    "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
-                        let image =
-                            pod.and_then(|pod| find_container(pod, container)).map(|found| &found.image);
-                        format!("Failed to pull image \"{}\": {message}", image.map_or("", String::as_str))
+                let image = pod.and_then(|pod| find_container(pod, container)).map(|found| &*found.image);
+                let told = image_trouble(error.reason(), image.unwrap_or_default(), &message);
+                let said = told.as_ref().map_or_else(|| message.clone(), |(_, _, said)| said.clone());
+                let failure = Failure::again(before, error.reason(), said, now);
+                let text = match told {
+                    Some((reason, text, _)) => {
+                        if let Some(pod) = pod {
+                            self.warn(pod, container, reason, text);
+                        }
+                        format!("Error: {}", failure.reason)
                     }
-                    _ => format!("Error: {message}"),
+                    None => format!("Error: {message}"),
                 };
                 self.memory.starts.insert(container.clone(), failure);
                 (container.as_str(), "Failed".to_owned(), text)
@@ -192,15 +210,10 @@ impl Worker {
         let needed = Needed::by_container(&container);
         let sources = needed.fetch(&self.context.client, &pod.meta().namespace).await?;
         let variables = env::environment(pod, &container, &sources, &self.surroundings(pod))?;
-        let (reference, policy) = (container.image.clone(), container::pull_policy(&container));
-        let image = self.blocking(move |runtime| runtime.images().resolve(&reference, policy)).await??;
-        self.tell(
-            pod,
-            name,
-            "Pulled",
-            format!("Container image \"{}\" is present on this node ({})", image.reference, image.digest),
-        );
+        let image = self.image(pod, &container).await?;
         let dir = self.sandbox()?.dir.clone();
+        let (pod_dir, run) = (dir.clone(), key.clone());
+        self.blocking(move |_| termination::prepare(&pod_dir, &run)).await?.map_err(PerformError::Message)?;
         let spec =
             container::spec(pod, &container, key.clone(), image, variables, &dir, &self.context.seccomp_dir)?;
         let create = move |runtime: &Runtime| runtime.create_container(&spec);
@@ -218,7 +231,7 @@ impl Worker {
         self.blocking(start).await??;
         self.tell(pod, name, "Started", format!("Started container {name}"));
         self.memory.starts.remove(name);
-        Ok(())
+        self.post_start(pod, &container, &key).await
     }
 
     /// Counts the run before this one, once.
@@ -232,32 +245,36 @@ impl Worker {
         }
     }
 
-    /// Lets a thread wait for the container's end; its exit wakes this worker.
-    fn stop(&mut self, pod: Option<&Arc<Pod>>, key: &ContainerKey, deadline: Timestamp, why: &Why) {
-        let stopping = Arc::clone(&self.memory.stopping);
-        let again =
-            stopping.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), deadline).is_some();
-        if let Some(pod) = pod.filter(|_| !again) {
+    /// Says so, once, and has the container ended without waiting for it.
+    pub(super) fn stop(
+        &mut self,
+        pod: Option<&Arc<Pod>>,
+        key: &ContainerKey,
+        deadline: Timestamp,
+        why: &Why,
+    ) {
+        let mut stopping = self.memory.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = stopping.insert(key.clone(), deadline).is_some();
+        drop(stopping);
+        // A second, less patient order finds the hook called already.
+        let pod = pod.filter(|_| !again);
+        if let Some(pod) = pod {
             let message = match why {
                 Why::PodEnds => format!("Stopping container {}", key.name),
                 Why::Unhealthy(why) => format!("Container {} will be restarted: {why}", key.name),
             };
             self.tell(pod, &key.name, "Killing", message);
         }
-        let grace = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
-        let (runtime, key, wake) = (Arc::clone(&self.context.runtime), key.clone(), Arc::clone(&self.wake));
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = runtime.stop_container(&key, grace) {
-                tracing::warn!(container = %key, %error, "cannot stop a container");
-                std::thread::sleep(Duration::from_secs(1));
-            }
-            stopping.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            wake.notify_one();
-        });
+        self.end_container(pod, key, deadline);
     }
 
     async fn remove(&mut self, key: ContainerKey) -> Result {
-        self.blocking(move |runtime| runtime.remove_container(&key)).await??;
+        let remove = move |runtime: &Runtime| {
+            runtime.remove_container(&key)?;
+            // Runs that nobody can ask for any more would fill the disk with their logs.
+            runtime.remove_log(&key)
+        };
+        self.blocking(remove).await??;
         Ok(())
     }
 
@@ -296,9 +313,14 @@ impl Worker {
         }
     }
 
-    async fn blocking<T: Send + 'static>(&self, f: impl FnOnce(&Runtime) -> T + Send + 'static) -> Result<T> {
+    pub(super) fn blocking<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Runtime) -> T + Send + 'static,
+    {
         let runtime = Arc::clone(&self.context.runtime);
-        tokio::task::spawn_blocking(move || f(&runtime)).await.map_err(|_| PerformError::Interrupted)
+        let task = tokio::task::spawn_blocking(move || f(&runtime));
+        async { task.await.map_err(|_| PerformError::Interrupted) }
     }
 
     /// The pod, or one of its containers, as events refer to it.
@@ -312,7 +334,7 @@ impl Worker {
         about
     }
 
-    fn tell(&self, pod: &Pod, container: &str, reason: &str, message: String) {
+    pub(super) fn tell(&self, pod: &Pod, container: &str, reason: &str, message: String) {
         self.context.recorder.tell(self.about(pod, container), Severity::Normal, reason, message);
     }
 
@@ -321,6 +343,27 @@ impl Worker {
     }
 }
 
-fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+pub(super) fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     all_containers(pod).map(|(_, container)| container).find(|container| container.name == name)
+}
+
+/// What went wrong with an image, in the kubelet's words: the event's reason and text, and what the status says.
+fn image_trouble(reason: &str, image: &str, message: &str) -> Option<(&'static str, String, String)> {
+    match reason {
+        "ErrImagePull" => Some((
+            "Failed",
+            format!("Failed to pull image \"{image}\": {message}"),
+            format!("failed to pull image \"{image}\": {message}"),
+        )),
+        "ErrImageNeverPull" => {
+            let text = format!("Container image \"{image}\" is not present with pull policy of Never");
+            Some(("ErrImageNeverPull", text.clone(), text))
+        }
+        "InvalidImageName" => Some((
+            "InspectFailed",
+            format!("Failed to apply default image tag \"{image}\": {message}"),
+            format!("Failed to apply default image tag \"{image}\": {message}"),
+        )),
+        _ => None,
+    }
 }

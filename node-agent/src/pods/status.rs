@@ -62,13 +62,15 @@ fn container_status(
 ) -> core::ContainerStatus {
     let name = &container.name;
     let latest = seen.latest(name);
-    let previous = seen.previous_exit(name).map(|(run, exit)| terminated(run, exit));
+    let previous = seen.previous_exit(name).map(|(run, exit)| terminated(run, exit, seen));
     let waiting = waiting(pod, container, is_init, seen, now);
     let (state, last) = match (latest, waiting) {
         // The run that ended becomes the last state while the next one is waited for.
-        (Some(run), Some(waiting)) => (waiting, exit(run).map(|exit| terminated(run, exit)).or(previous)),
+        (Some(run), Some(waiting)) => {
+            (waiting, exit(run).map(|exit| terminated(run, exit, seen)).or(previous))
+        }
         (None, Some(waiting)) => (waiting, previous),
-        (Some(run), None) => (present(run), previous),
+        (Some(run), None) => (present(run, seen), previous),
         (None, None) => (State::default(), previous),
     };
     let ready = match (is_init, latest.and_then(exit)) {
@@ -111,7 +113,7 @@ fn waiting(
         return match failure.reason.as_str() {
             "ErrImagePull" if failure.attempts > 1 => say(
                 "ImagePullBackOff",
-                format!("Back-off pulling image \"{}\": {}", container.image, failure.message),
+                format!("Back-off pulling image \"{}\": ErrImagePull: {}", container.image, failure.message),
             ),
             reason => say(reason, failure.message.clone()),
         };
@@ -139,7 +141,7 @@ fn waiting(
     }
 }
 
-fn present(run: &ContainerStatus) -> State {
+fn present(run: &ContainerStatus, seen: &Observed) -> State {
     match &run.state {
         ContainerState::Running { started_at, .. } => State {
             running: Some(ContainerStateRunning {
@@ -147,12 +149,12 @@ fn present(run: &ContainerStatus) -> State {
             }),
             ..State::default()
         },
-        ContainerState::Exited(exit) => terminated(run, exit),
+        ContainerState::Exited(exit) => terminated(run, exit, seen),
         ContainerState::Created { .. } => State::default(),
     }
 }
 
-fn terminated(run: &ContainerStatus, exit: &Exit) -> State {
+fn terminated(run: &ContainerStatus, exit: &Exit, seen: &Observed) -> State {
     let time = |time: Timestamp| Some(Time::from_unix(time.as_second()));
     State {
         terminated: Some(ContainerStateTerminated {
@@ -160,7 +162,7 @@ fn terminated(run: &ContainerStatus, exit: &Exit) -> State {
             exit_code: exit.code,
             signal: exit.signal.unwrap_or(0),
             reason: exit.reason.as_str().to_owned(),
-            message: String::new(),
+            message: seen.last_words.get(&run.key).cloned().unwrap_or_default(),
             started_at: exit.started_at.and_then(time),
             finished_at: time(exit.finished_at),
         }),

@@ -126,13 +126,14 @@ fn phases_follow_exit_codes_and_restart_policy() {
 fn a_crash_loop_shows_the_last_exit_and_the_delay() {
     let mut seen = seen(&[("a", ended(1)), ("a", ended(137)), ("b", running())]);
     seen.crashes.insert("a".to_owned(), 2);
+    seen.last_words.insert(ContainerKey::new("u", "a", 1), "too much".to_owned());
     let status = of(&pod("Always"), &seen);
     let container = &status.container_statuses[0];
     let waiting = container.state.clone().unwrap_or_default().waiting.unwrap_or_default();
     assert_eq!(waiting.reason, "CrashLoopBackOff");
     assert_eq!(waiting.message, "back-off 20s restarting failed container=a pod=web_default(u)");
     let last = container.last_state.clone().unwrap_or_default().terminated.unwrap_or_default();
-    assert_eq!((last.exit_code, last.reason.as_str()), (137, "OOMKilled"));
+    assert_eq!((last.exit_code, last.reason.as_str(), last.message.as_str()), (137, "OOMKilled", "too much"));
     assert_eq!(container.restart_count, 1);
     assert_eq!(status.phase, "Running");
 }
@@ -150,7 +151,10 @@ fn failures_to_start_show_kubernetes_reasons() {
     seen.starts.insert("a".to_owned(), Failure { attempts: 2, ..failure });
     let second = waiting(&seen);
     assert_eq!(second.reason, "ImagePullBackOff");
-    assert_eq!(second.message, "Back-off pulling image \"weir.dev/echo:1\": image \"x\" was not found");
+    assert_eq!(
+        second.message,
+        "Back-off pulling image \"weir.dev/echo:1\": ErrImagePull: image \"x\" was not found"
+    );
 }
 
 #[test]

@@ -46,8 +46,24 @@ pub(super) struct Memory {
     /// Shared with the tasks that wait for the end.
     pub(super) stopping: Arc<Mutex<BTreeMap<ContainerKey, Timestamp>>>,
     pub(super) probers: BTreeMap<ContainerKey, Option<Prober>>,
+    /// Messages of runs that have ended.
+    pub(super) last_words: BTreeMap<ContainerKey, String>,
     /// Waits that an event has told of.
     told: BTreeSet<ContainerKey>,
+    /// Failed pulls whose waits an event has told of: how many there were, by container.
+    told_pulls: BTreeMap<String, u32>,
+}
+
+/// What the API wants of the worker, listened to while a step takes its time.
+pub(super) struct Commands(watch::Receiver<Option<Arc<Pod>>>);
+
+impl Commands {
+    /// Returns once the pod is to end, or the agent is.
+    pub(super) async fn dismissed(&mut self) {
+        let ends =
+            |pod: &Option<Arc<Pod>>| pod.as_ref().is_none_or(|pod| pod.meta().deletion_timestamp.is_some());
+        let _ = self.0.wait_for(ends).await;
+    }
 }
 
 impl Worker {
@@ -73,6 +89,9 @@ impl Worker {
         loop {
             let pod = self.present();
             self.tend_probers(pod.as_deref());
+            if let Some(pod) = &pod {
+                self.read_last_words(pod).await;
+            }
             let seen = self.observe(pod.as_deref());
             let mut again = match &pod {
                 Some(pod) => self.report(pod, &seen).await,
@@ -125,6 +144,10 @@ impl Worker {
         }
     }
 
+    pub(super) fn commands(&self) -> Commands {
+        Commands(self.pod.clone())
+    }
+
     /// The newest state of the pod that is known.
     fn present(&mut self) -> Option<Arc<Pod>> {
         let watched = self.pod.borrow_and_update().clone()?;
@@ -167,6 +190,7 @@ impl Worker {
             setup: memory.setup.clone(),
             starts: memory.starts.clone(),
             crashes: memory.crashes.clone(),
+            last_words: memory.last_words.clone(),
             probed: probed.collect(),
             runs,
         }
@@ -268,6 +292,24 @@ impl Worker {
             }
         }
         self.memory.told.retain(|key| seen.runs.values().flatten().any(|run| run.key == *key));
+        self.tell_of_pulls(pod, seen);
+    }
+
+    /// The same for each wait before a pull is tried again.
+    fn tell_of_pulls(&mut self, pod: &Pod, seen: &Observed) {
+        self.memory.told_pulls.retain(|container, _| seen.starts.contains_key(container));
+        for (_, container) in all_containers(pod) {
+            let Some(failure) = seen.starts.get(&container.name).filter(|f| f.reason == "ErrImagePull")
+            else {
+                continue;
+            };
+            let told = self.memory.told_pulls.insert(container.name.clone(), failure.attempts);
+            if told != Some(failure.attempts) {
+                let message = format!("Back-off pulling image \"{}\"", container.image);
+                self.tell(pod, &container.name, "BackOff", message);
+                self.warn(pod, &container.name, "Failed", "Error: ImagePullBackOff".to_owned());
+            }
+        }
     }
 }
 

@@ -13,6 +13,6 @@ impl Strategy for ServiceAccounts {
         if account.image_pull_secrets.is_empty() {
             return Vec::new();
         }
-        vec!["imagePullSecrets: not supported yet; images come from the node's image sources".to_owned()]
+        vec!["imagePullSecrets: not supported yet on service accounts; name them in each pod".to_owned()]
     }
 }

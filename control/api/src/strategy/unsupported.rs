@@ -12,8 +12,6 @@ use weir_proto::core::v1::{
 type Row<T> = (&'static str, &'static str, fn(&T) -> bool);
 
 const CANNOT_START: &str = "the pod cannot start with it";
-/// The default, which the server fills in.
-const MESSAGE_PATH: &str = "/dev/termination-log";
 
 const POD: &[Row<PodSpec>] = &[
     ("runtimeClassName", "there is one runtime", |spec| spec.runtime_class_name.is_some()),
@@ -25,9 +23,6 @@ const POD: &[Row<PodSpec>] = &[
     }),
     ("resourceClaims", "no resources are claimed", |spec| !spec.resource_claims.is_empty()),
     ("readinessGates", "readiness does not wait for them", |spec| !spec.readiness_gates.is_empty()),
-    ("imagePullSecrets", "images come from the node's image sources", |spec| {
-        !spec.image_pull_secrets.is_empty()
-    }),
     ("setHostnameAsFQDN", "the host name is the pod's name", |spec| spec.set_hostname_as_fqdn == Some(true)),
     ("hostnameOverride", "the host name is the pod's name", |spec| spec.hostname_override.is_some()),
     ("automountServiceAccountToken", "no tokens are mounted", |spec| {
@@ -57,12 +52,6 @@ const POD_SECURITY: &[Row<PodSecurityContext>] = &[
 ];
 
 const CONTAINER: &[Row<Container>] = &[
-    ("lifecycle.postStart", "the handler is not called", |container| {
-        container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
-    }),
-    ("lifecycle.preStop", "the handler is not called", |container| {
-        container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
-    }),
     ("stdin", CANNOT_START, |container| container.stdin),
     ("tty", CANNOT_START, |container| container.tty),
     ("resizePolicy", "resources do not change while it runs", |container| {
@@ -72,12 +61,6 @@ const CONTAINER: &[Row<Container>] = &[
         !container.restart_policy_rules.is_empty()
     }),
     ("volumeDevices", "there are no block volumes", |container| !container.volume_devices.is_empty()),
-    ("terminationMessagePath", "no message is read", |container| {
-        !matches!(container.termination_message_path.as_str(), "" | MESSAGE_PATH)
-    }),
-    ("terminationMessagePolicy", "no message is read", |container| {
-        container.termination_message_policy == "FallbackToLogsOnError"
-    }),
     ("env.valueFrom.fileKeyRef", CANNOT_START, |container| {
         let mut sources = container.env.iter().filter_map(|variable| variable.value_from.as_ref());
         sources.any(|source| source.file_key_ref.is_some())
@@ -91,15 +74,9 @@ const SECURITY: &[Row<SecurityContext>] = &[
     ("procMount", "/proc is masked as usual", |context| context.proc_mount.is_some()),
 ];
 
-const PROBE: &[Row<Probe>] = &[
-    ("grpc", CANNOT_START, |probe| probe.grpc.is_some()),
-    ("httpGet.scheme", "HTTPS: the pod cannot start with it", |probe| {
-        probe.http_get.as_ref().is_some_and(|get| get.scheme == "HTTPS")
-    }),
-    ("terminationGracePeriodSeconds", "the pod's counts", |probe| {
-        probe.termination_grace_period_seconds.is_some()
-    }),
-];
+const PROBE: &[Row<Probe>] = &[("terminationGracePeriodSeconds", "the pod's counts", |probe| {
+    probe.termination_grace_period_seconds.is_some()
+})];
 
 const MOUNT: &[Row<VolumeMount>] = &[
     ("subPath", CANNOT_START, |mount| !mount.sub_path.is_empty()),

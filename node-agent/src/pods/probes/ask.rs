@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weir_proto::core::v1::{HttpGetAction, Probe};
 use weir_runtime::{ExecSpec, ExecStdio};
 
-use super::{Target, port};
+use super::{Target, grpc, port, tls};
 
 /// Of an answer, no more than this is read: the status line is all that counts.
 const ANSWER: usize = 4096;
 
 /// `Err` says why the answer is not good.
-pub(super) async fn ask(probe: &Probe, target: &Target, timeout: Duration) -> Result<(), String> {
+pub(in crate::pods) async fn ask(probe: &Probe, target: &Target, timeout: Duration) -> Result<(), String> {
     if let Some(command) = &probe.exec {
         return exec(command.command.clone(), target, timeout).await;
     }
@@ -27,6 +27,8 @@ pub(super) async fn ask(probe: &Probe, target: &Target, timeout: Duration) -> Re
             let port =
                 tcp.port.as_ref().and_then(|wanted| port(&target.container, wanted)).unwrap_or_default();
             connect(&host(&tcp.host, target.address), port).await.map(drop)
+        } else if let Some(action) = &probe.grpc {
+            grpc::check(action, &target.address.to_string()).await
         } else {
             Ok(())
         }
@@ -46,8 +48,20 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
 }
 
 async fn http_get(get: &HttpGetAction, host: String, port: u16) -> Result<(), String> {
-    let mut stream = connect(&host, port).await?;
-    stream.write_all(request(get, &host, port).as_bytes()).await.map_err(|error| error.to_string())?;
+    let stream = connect(&host, port).await?;
+    if get.scheme == "HTTPS" {
+        return converse(tls::wrap(stream, &host).await?, get, &host, port).await;
+    }
+    converse(stream, get, &host, port).await
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    get: &HttpGetAction,
+    host: &str,
+    port: u16,
+) -> Result<(), String> {
+    stream.write_all(request(get, host, port).as_bytes()).await.map_err(|error| error.to_string())?;
     let mut answer = Vec::new();
     let mut limited = stream.take(ANSWER as u64);
     while !answer.contains(&b'\n') {
@@ -155,5 +169,33 @@ mod tests {
         assert_eq!(http_get(&get, "127.0.0.1".to_owned(), port).await, Ok(()));
         let error = http_get(&get, "127.0.0.1".to_owned(), port).await.expect_err("a server error");
         assert_eq!(error, "HTTP probe failed with statuscode: 500");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_over_tls_whoever_it_is() {
+        let key = rcgen::generate_simple_self_signed(["someone.else".to_owned()]).expect("a certificate");
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let private =
+            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private)
+            .expect("a configuration");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+            let mut stream = acceptor.accept(stream).await.expect("a handshake");
+            let _ = stream.read(&mut [0; 1024]).await.expect("a question");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("answered");
+            stream.shutdown().await.expect("the end");
+        });
+        let get = HttpGetAction { scheme: "HTTPS".to_owned(), ..HttpGetAction::default() };
+        assert_eq!(http_get(&get, "127.0.0.1".to_owned(), port).await, Ok(()));
+        let error = http_get(&get, "127.0.0.1".to_owned(), port).await.expect_err("nobody");
+        assert!(error.contains("TLS") || error.contains("cannot connect"), "{error}");
     }
 }

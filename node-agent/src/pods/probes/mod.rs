@@ -1,11 +1,12 @@
 //! Probes of a running container: one task per run, which asks and keeps the answers for its pod's worker.
 //!
 //! The startup probe comes first; readiness and liveness begin once it has succeeded. HTTP and TCP are asked from the
-//! node; commands run in the container.
-//!
-//! Left out: gRPC probes and HTTPS (refused by name).
+//! node, over TLS where the scheme says so, and gRPC by its health service; commands run in the container. Nobody's
+//! certificate is checked, as in Kubernetes.
 
 mod ask;
+mod grpc;
+mod tls;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +21,10 @@ use weir_proto::core::v1::{Container, ObjectReference, Probe};
 use weir_runtime::{ContainerKey, Runtime};
 
 use super::observed::Probed;
+pub(super) use ask::ask;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum ProbeError {
-    #[error("{probe}.{field} is not supported yet")]
-    Unsupported { probe: &'static str, field: &'static str },
     #[error("{probe}: port {port:?} is neither a number nor the name of one of the container's ports")]
     Port { probe: &'static str, port: String },
 }
@@ -75,18 +75,21 @@ impl Prober {
     }
 }
 
-/// Names what no probe here can do.
+/// Names the ports of probes and hooks that the container does not have.
 pub(super) fn check(container: &Container) -> Result<(), ProbeError> {
-    for (probe, found) in named(container) {
-        let Some(found) = found else { continue };
-        if found.grpc.is_some() {
-            return Err(ProbeError::Unsupported { probe, field: "grpc" });
-        }
-        if found.http_get.as_ref().is_some_and(|get| get.scheme == "HTTPS") {
-            return Err(ProbeError::Unsupported { probe, field: "httpGet.scheme HTTPS" });
-        }
-        let http = found.http_get.as_ref().and_then(|get| get.port.as_ref());
-        let tcp = found.tcp_socket.as_ref().and_then(|tcp| tcp.port.as_ref());
+    let hooks = container
+        .lifecycle
+        .as_ref()
+        .map_or([None, None], |lifecycle| [lifecycle.post_start.as_ref(), lifecycle.pre_stop.as_ref()]);
+    let hooks = ["lifecycle.postStart", "lifecycle.preStop"].into_iter().zip(hooks);
+    let hooks =
+        hooks.filter_map(|(name, hook)| Some((name, hook?.http_get.as_ref(), hook?.tcp_socket.as_ref())));
+    let probes = named(container).into_iter();
+    let probes =
+        probes.filter_map(|(name, probe)| Some((name, probe?.http_get.as_ref(), probe?.tcp_socket.as_ref())));
+    for (probe, http, tcp) in probes.chain(hooks) {
+        let http = http.and_then(|get| get.port.as_ref());
+        let tcp = tcp.and_then(|tcp| tcp.port.as_ref());
         for wanted in http.into_iter().chain(tcp) {
             if port(container, wanted).is_none() {
                 return Err(ProbeError::Port { probe, port: wanted.to_string() });
@@ -201,7 +204,7 @@ impl<'a> Series<'a> {
         self.begun = true;
         tokio::time::sleep(wait).await;
         let timeout = seconds(self.probe.timeout_seconds, 1);
-        match ask::ask(self.probe, self.target, timeout).await {
+        match ask(self.probe, self.target, timeout).await {
             Ok(()) => {
                 (self.good, self.bad) = (self.good.saturating_add(1), 0);
                 if self.good >= self.probe.success_threshold.max(1) {
@@ -225,7 +228,7 @@ impl<'a> Series<'a> {
 
 #[cfg(test)]
 mod tests {
-    use weir_proto::core::v1::{ContainerPort, GrpcAction, HttpGetAction, TcpSocketAction};
+    use weir_proto::core::v1::{ContainerPort, HttpGetAction, Lifecycle, LifecycleHandler, TcpSocketAction};
 
     use super::*;
 
@@ -244,15 +247,16 @@ mod tests {
     }
 
     #[test]
-    fn what_no_probe_can_do_is_named() {
-        let refused = |probe| check(&with(probe)).expect_err("refused").to_string();
-        let grpc = Probe { grpc: Some(GrpcAction::default()), ..Probe::default() };
-        assert_eq!(refused(grpc), "readinessProbe.grpc is not supported yet");
-        let https = HttpGetAction { scheme: "HTTPS".to_owned(), ..HttpGetAction::default() };
-        let https = Probe { http_get: Some(https), ..Probe::default() };
-        assert_eq!(refused(https), "readinessProbe.httpGet.scheme HTTPS is not supported yet");
+    fn a_port_that_the_container_does_not_have_is_named() {
         let tcp = TcpSocketAction { port: Some("none".into()), ..TcpSocketAction::default() };
-        let error = refused(Probe { tcp_socket: Some(tcp), ..Probe::default() });
+        let container = with(Probe { tcp_socket: Some(tcp), ..Probe::default() });
+        let error = check(&container).expect_err("refused").to_string();
         assert!(error.starts_with("readinessProbe: port \"none\""), "{error}");
+        let get = HttpGetAction { port: Some("none".into()), ..HttpGetAction::default() };
+        let hook = LifecycleHandler { http_get: Some(get), ..LifecycleHandler::default() };
+        let lifecycle = Some(Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() });
+        let container = Container { lifecycle, ..with(Probe::default()) };
+        let error = check(&container).expect_err("refused").to_string();
+        assert!(error.starts_with("lifecycle.preStop: port \"none\""), "{error}");
     }
 }

@@ -1,0 +1,70 @@
+//! What the agent counts, under the kubelet's names where it has them.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
+
+static IMAGE_PULLS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets =
+        vec![1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0];
+    let help = "Duration in seconds to pull an image.";
+    let options = HistogramOpts::new("kubelet_image_pull_duration_seconds", help).buckets(buckets);
+    registered(HistogramVec::new(options, &["image_size_in_bytes"]))
+});
+
+pub(crate) static IMAGE_PULL_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new("weir_image_pull_failures_total", "Pulls that ended in an error."))
+});
+
+/// By reason: `age`, `space`.
+pub(crate) static IMAGES_COLLECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help =
+        "Total number of images garbage collected by the kubelet, whether through disk usage or image age.";
+    registered(IntCounterVec::new(Opts::new("kubelet_image_garbage_collected_total", help), &["reason"]))
+});
+
+/// By outcome: `rotated`, `failed`.
+pub(crate) static LOG_ROTATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Rotations of containers' logs.";
+    registered(IntCounterVec::new(Opts::new("weir_container_log_rotations_total", help), &["outcome"]))
+});
+
+pub(crate) fn pulled(size: u64, took: Duration) {
+    const MB: u64 = 1 << 20;
+    let range = match size / MB {
+        0..10 => "0-10MB",
+        10..100 => "10MB-100MB",
+        100..500 => "100MB-500MB",
+        500..1024 => "500MB-1GB",
+        1024..5120 => "1GB-5GB",
+        5120..10240 => "5GB-10GB",
+        _ => "GT10GB",
+    };
+    IMAGE_PULLS.with_label_values(&[range]).observe(took.as_secs_f64());
+}
+
+/// Names are constants: one that is refused is found by the first test that touches it.
+fn registered<C: Collector + Clone + 'static>(collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect("the name is valid");
+    prometheus::register(Box::new(collector.clone())).expect("the name is given once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_can_be_gathered() {
+        pulled(3 << 20, Duration::from_secs(2));
+        IMAGE_PULL_FAILURES.inc();
+        IMAGES_COLLECTED.with_label_values(&["space"]).inc();
+        LOG_ROTATIONS.with_label_values(&["rotated"]).inc();
+        let names: Vec<_> = prometheus::gather().iter().map(|family| family.name().to_owned()).collect();
+        for name in ["kubelet_image_pull_duration_seconds", "kubelet_image_garbage_collected_total"] {
+            assert!(names.iter().any(|found| found == name), "{names:?}");
+        }
+    }
+}
