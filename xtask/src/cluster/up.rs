@@ -149,6 +149,8 @@ fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     command.args(["--cgroup-parent", &layout.cgroup_of(node)]);
     command.arg("--bpffs").arg(layout.pins_of(node));
     command.arg("--image-source").arg(layout.images().join("echo"));
+    // The machine's own configuration is none of a cluster's that comes and goes.
+    command.arg("--registry-config-dir").arg(layout.directory.join("certs.d"));
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
     start(layout, &format!("agent-{node}"), command, None)
 }

@@ -327,6 +327,53 @@ fn no_layer_whatever_touches_anything_outside() {
     outcome.expect("no layer gets out");
 }
 
+/// A layer with everything in it, damaged: some bytes changed, the end cut off.
+fn damaged_layer() -> impl Strategy<Value = Vec<u8>> {
+    let good = Layer::new()
+        .directory("a")
+        .file("a/file", &[7; 700])
+        .symlink("a/link", "file")
+        .hard_link("b", "a/file")
+        .file("a/.wh.gone", b"")
+        .bytes();
+    let changes = prop::collection::vec((0..good.len(), any::<u8>()), 1..8);
+    (changes, good.len() / 2..=good.len()).prop_map(move |(changes, length)| {
+        let mut bytes = good.clone();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+            // A header whose sum is right again is looked at more closely.
+            let block = at / 512 * 512;
+            let header = &mut bytes[block..block + 512];
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    })
+}
+
+#[test]
+fn a_layer_of_any_bytes_is_unpacked_or_refused() {
+    if !require::root() {
+        return;
+    }
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() });
+    let outcome = runner.run(&damaged_layer(), |bytes| {
+        for compression in [Compression::None, Compression::Zstd] {
+            let images = Images::new();
+            let layout = images.layout();
+            let image = layout.image(serde_json::json!({}), std::slice::from_ref(&bytes), compression);
+            layout.index(&[(NAME, image)]);
+            let result = images.store("layout").resolve(NAME, PullPolicy::IfNotPresent);
+            prop_assert_eq!(images.layers().len(), usize::from(result.is_ok()), "{:?}", result);
+        }
+        Ok(())
+    });
+    outcome.expect("every layer ends in an image or an error");
+}
+
 /// What lies outside the layer's own directory: names beside the store, and the neighbour in every detail.
 fn listing(top: &Path, neighbour: &Path) -> Vec<String> {
     let mut found = Vec::new();
