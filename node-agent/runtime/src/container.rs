@@ -56,10 +56,13 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     pub resources: Resources,
     pub security: Security,
-    /// Allocate a terminal. Not supported yet for the container's own process.
+    /// Give the container's process a terminal. What it writes then all comes as standard output.
     pub tty: bool,
-    /// Keep standard input open. Without it the process reads end-of-file at once. Not supported yet.
+    /// Keep standard input open, for [`crate::Runtime::attach`]. Without it the process reads end-of-file at once.
     pub stdin: bool,
+    /// Close it when the first session that was attached to it ends.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Sent first by [`crate::Runtime::stop_container`]; overrides the image's `StopSignal` (default SIGTERM).
     pub stop_signal: Option<String>,
 }
@@ -79,6 +82,7 @@ impl ContainerSpec {
             security: Security::default(),
             tty: false,
             stdin: false,
+            stdin_once: false,
             stop_signal: None,
         }
     }

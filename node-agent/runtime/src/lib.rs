@@ -34,6 +34,12 @@ pub use container::{
 };
 pub use error::{Error, Result};
 pub use images::{Image, ImageStore, PullPolicy};
-pub use runtime::{Config, Runtime};
+pub use runtime::{Config, ContainerUsage, DiskUsage, PodUsage, Runtime};
 pub use sandbox::{Sandbox, SandboxSpec};
-pub use shim::exec::{ExecSpec, ExecStdio};
+/// Frames of a session that is attached to a container.
+pub mod attach {
+    pub use crate::shim::attach::{AttachSpec, FrameKind, LONGEST_FRAME, frame, parse_header};
+    pub use crate::shim::client::Attachment;
+}
+pub use shim::exec::{ExecSession, ExecSpec, ExecStdio, HangUp};
+pub use shim::{TerminalSize, resize_terminal};

@@ -10,6 +10,8 @@
 //! pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
 //! ```
 
+mod usage;
+
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -31,11 +33,15 @@ use crate::json_file;
 use crate::logs::{Cancel, LogOptions, LogReader, RotationPolicy, rotation};
 use crate::mounts;
 use crate::sandbox::{self, Sandbox, SandboxSpec};
-use crate::shim::exec::{self, ExecSpec};
+use crate::shim::attach::AttachSpec;
+use crate::shim::client::Attachment;
+use crate::shim::exec::{ExecSession, ExecSpec};
 use crate::shim::protocol::{Request, Response};
 use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client};
 use crate::table::Table;
 use crate::watch::Watcher;
+
+pub use usage::{ContainerUsage, DiskUsage, PodUsage};
 
 /// The container's specification and what was decided when it was created.
 const RECORD_FILE: &str = "container.json";
@@ -227,6 +233,9 @@ impl Runtime {
             log: log.clone(),
             uid: bundle.uid,
             deny_devices: !spec.security.privileged,
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
         };
         save(&dir.join(SETTINGS_FILE), &settings)?;
         let child = self.program.spawn_shim(dir)?;
@@ -326,13 +335,24 @@ impl Runtime {
 
     /// Runs a further process in a running container; returns its exit code (128 + signal when killed).
     pub fn exec(&self, key: &ContainerKey, spec: ExecSpec) -> Result<i32> {
-        if spec.tty {
-            return Err(Error::NotSupported { field: "exec with a terminal (tty)" });
-        }
+        Ok(self.start_exec(key, spec)?.wait()?)
+    }
+
+    /// Starts a further process in a running container; returns once its program runs.
+    pub fn start_exec(&self, key: &ContainerKey, spec: ExecSpec) -> Result<ExecSession> {
         if !matches!(self.status(key)?.state, ContainerState::Running { .. }) {
             return Err(ShimError::Ended { key: key.to_string() }.into());
         }
-        Ok(exec::run(&self.program, &self.container_dir(key)?, spec)?)
+        Ok(ExecSession::start(&self.program, &self.container_dir(key)?, spec)?)
+    }
+
+    /// Connects to a running container's standard streams. The socket carries the frames of [`crate::attach`] both ways,
+    /// until the container has ended.
+    pub fn attach(&self, key: &ContainerKey, spec: AttachSpec) -> Result<Attachment> {
+        if !matches!(self.status(key)?.state, ContainerState::Running { .. }) {
+            return Err(ShimError::Ended { key: key.to_string() }.into());
+        }
+        Ok(client::attach(&self.container_dir(key)?, spec)?)
     }
 
     /// The container's log file; it exists from creation until the sandbox is removed.

@@ -43,6 +43,9 @@ pub(super) fn spec(
         security: resources::security(pod.spec(), container, seccomp_dir),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         env,
+        tty: container.tty,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
         ..ContainerSpec::new(key, image)
     })
 }

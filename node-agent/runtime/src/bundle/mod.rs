@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Hierarchies;
 use crate::container::ContainerSpec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sandbox::Sandbox;
 
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,6 @@ pub(crate) fn compose(
     cgroup: &str,
     hierarchies: &Hierarchies,
 ) -> Result<Bundle> {
-    refuse_unsupported(spec)?;
     let root = rootfs::Root::open(rootfs)?;
     let user = user::resolve(spec, &root)?;
     let process = process::process(spec, sandbox, &root, &user)?;
@@ -106,16 +105,6 @@ pub(crate) fn signal_number(name: &str) -> Result<i32, BundleError> {
         _ => full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32),
     };
     number.ok_or_else(|| BundleError::UnknownSignal { name: name.to_owned() })
-}
-
-fn refuse_unsupported(spec: &ContainerSpec) -> Result<()> {
-    if spec.tty {
-        return Err(Error::NotSupported { field: "tty" });
-    }
-    if spec.stdin {
-        return Err(Error::NotSupported { field: "stdin" });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

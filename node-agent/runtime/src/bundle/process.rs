@@ -64,6 +64,9 @@ fn arguments(spec: &ContainerSpec) -> Result<Vec<String>, BundleError> {
 fn environment(spec: &ContainerSpec, sandbox: &Sandbox) -> Result<Vec<String>, BundleError> {
     let mut variables: Vec<(String, String)> =
         vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), sandbox.spec.hostname.clone())];
+    if spec.tty {
+        variables.push(("TERM".into(), "xterm".into()));
+    }
     let of_image = spec.image.config.env.iter().filter_map(|variable| variable.split_once('='));
     let of_image = of_image.map(|(name, value)| (name.to_owned(), value.to_owned()));
     for (name, value) in of_image.chain(spec.env.iter().cloned()) {

@@ -22,7 +22,8 @@ pub(crate) struct Hierarchies {
     v1: Vec<PathBuf>,
     /// Mount point of the cgroup2 hierarchy.
     unified: Option<PathBuf>,
-    memory: Option<PathBuf>,
+    pub(super) memory: Option<PathBuf>,
+    pub(super) cpuacct: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -37,7 +38,7 @@ impl Hierarchies {
     }
 
     fn from_mountinfo(mounts: &str) -> Self {
-        let mut found = Self { v1: Vec::new(), unified: None, memory: None };
+        let mut found = Self { v1: Vec::new(), unified: None, memory: None, cpuacct: None };
         for line in mounts.lines() {
             let Some((head, tail)) = line.split_once(" - ") else { continue };
             let Some(point) = head.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -49,8 +50,12 @@ impl Hierarchies {
             match kind {
                 "cgroup2" => found.unified = found.unified.or(Some(point)),
                 "cgroup" => {
-                    if options.split(',').any(|option| option == "memory") {
+                    let has = |name: &str| options.split(',').any(|option| option == name);
+                    if has("memory") {
                         found.memory = Some(point.clone());
+                    }
+                    if has("cpuacct") {
+                        found.cpuacct = Some(point.clone());
                     }
                     found.v1.push(point);
                 }

@@ -11,6 +11,7 @@ pub(crate) mod devices;
 mod hierarchies;
 mod pod;
 mod qos;
+mod usage;
 
 use std::io;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 pub(crate) use hierarchies::Hierarchies;
 pub(crate) use pod::{PodCgroups, page_size_name};
 pub use qos::{QosClass, cpu_quota, cpu_shares, oom_score_adj, pod_resources};
+pub use usage::Usage;
 
 /// CFS period that quotas refer to, in microseconds.
 pub const CPU_PERIOD: u64 = 100_000;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::attach::AttachSpec;
 use super::protocol::{self, Request, Response};
 use super::{LOCK_FILE, SOCKET_FILE, ShimError, io_error};
 
@@ -55,4 +56,23 @@ pub(crate) fn ask(dir: &Path, request: &Request) -> Result<Response, ShimError> 
     let mut stream = connect(dir)?;
     let answer = protocol::write(&mut stream, request).and_then(|()| protocol::read(&mut stream));
     answer.map_err(io_error("ask shim in", dir))
+}
+
+/// A connection that carries a container's streams.
+#[derive(Debug)]
+pub struct Attachment {
+    pub stream: UnixStream,
+    pub terminal: bool,
+}
+
+pub(crate) fn attach(dir: &Path, spec: AttachSpec) -> Result<Attachment, ShimError> {
+    let mut stream = connect(dir)?;
+    let answer = protocol::write(&mut stream, &Request::Attach(spec))
+        .and_then(|()| protocol::read(&mut stream))
+        .map_err(io_error("ask shim in", dir))?;
+    match answer {
+        Response::Attached { terminal } => Ok(Attachment { stream, terminal }),
+        Response::Failed { problem } => Err(ShimError::Attach(problem)),
+        other => Err(ShimError::Attach(format!("unexpected answer {other:?}"))),
+    }
 }

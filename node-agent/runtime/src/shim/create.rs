@@ -17,11 +17,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, chdir, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::attach::Hub;
 use super::init::Init;
 use super::output::{Log, Stream};
 use super::process::{InitProcess, pidfd_open, start_time};
 use super::protocol::Answer;
 use super::server::Shim;
+use super::terminal::{Outlet, Terminal, TerminalSize};
 use super::{INIT_FILE, LIBCONTAINER_DIR, SETTINGS_FILE, SOCKET_FILE};
 use crate::cgroup::{Hierarchies, devices};
 use crate::json_file;
@@ -37,6 +39,12 @@ pub(crate) struct Settings {
     pub(crate) uid: u32,
     /// Devices but the usual ones are denied.
     pub(crate) deny_devices: bool,
+    #[serde(default)]
+    pub(crate) tty: bool,
+    #[serde(default)]
+    pub(crate) stdin: bool,
+    #[serde(default)]
+    pub(crate) stdin_once: bool,
 }
 
 /// The `shim` subcommand's beginning: tells the agent how it went, and returns the shim to serve.
@@ -75,12 +83,11 @@ fn container(dir: PathBuf, own: &[&OwnedFd]) -> Result<Shim, Failure> {
     let hierarchies = Hierarchies::detect().map_err(|error| error.to_string())?;
     let listener = listen(&dir).map_err(at("listen"))?;
     let log = Log::open(&settings.log).map_err(at("open the container's log"))?;
-    let (out_read, out_write) = pipe(settings.uid).map_err(at("make a pipe"))?;
-    let (err_read, err_write) = pipe(settings.uid).map_err(at("make a pipe"))?;
+    let streams = Streams::of(&settings).map_err(at("make a pipe"))?;
 
     let own = own.iter().map(|fd| fd.as_raw_fd());
-    let close = own.chain([listener.as_raw_fd(), out_read.as_raw_fd(), err_read.as_raw_fd()]).collect();
-    let (init, report, report_write) = Init::new(close, None).map_err(at("make a pipe"))?;
+    let close = own.chain([listener.as_raw_fd()]).chain(streams.own()).collect();
+    let (init, report, report_write) = Init::new(close, None, streams.terminal).map_err(at("make a pipe"))?;
     if settings.deny_devices
         && let Some(dir) = hierarchies.unified_dir(&settings.cgroup)
     {
@@ -89,8 +96,8 @@ fn container(dir: PathBuf, own: &[&OwnedFd]) -> Result<Shim, Failure> {
     }
     let home = join_unified(&hierarchies, &settings.cgroup)?;
     let adjustment = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    let built = build(&dir, &settings.id, init, out_write, err_write);
-    drop(report_write);
+    let built = build(&dir, &settings.id, init, streams.theirs);
+    drop((report_write, streams.inside));
     // Back to where the shim came from: what ends the pod's processes must not end the shim. Nor shall it be the first to
     // go when memory runs out; a value below what it had is refused, and then it keeps the container's.
     leave_unified(&hierarchies, home);
@@ -113,7 +120,9 @@ fn container(dir: PathBuf, own: &[&OwnedFd]) -> Result<Shim, Failure> {
         connections: Vec::new(),
         report: Some(report),
         started_at: None,
-        streams: [Stream::new("stdout", out_read), Stream::new("stderr", err_read)],
+        streams: streams.output,
+        hub: Hub::new(streams.stdin, settings.stdin_once),
+        outlet: streams.outlet,
         dir,
         settings,
         hierarchies,
@@ -146,14 +155,14 @@ fn detach(keep: &[&OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-fn build(dir: &Path, id: &str, init: Init, out: OwnedFd, err: OwnedFd) -> Result<Container, String> {
-    let null = File::open("/dev/null").map_err(at("open /dev/null"))?;
+fn build(dir: &Path, id: &str, init: Init, streams: [OwnedFd; 3]) -> Result<Container, String> {
+    let [stdin, out, err] = streams;
     ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(dir.join(LIBCONTAINER_DIR))
         .and_then(|builder| {
             builder
                 .with_executor(init)
-                .with_stdin(null)
+                .with_stdin(stdin)
                 .with_stdout(out)
                 .with_stderr(err)
                 .as_init(dir)
@@ -196,6 +205,62 @@ fn listen(dir: &Path) -> io::Result<UnixListener> {
     let listener = listener?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// The container's standard streams: the shim's ends and the container's.
+struct Streams {
+    output: [Stream; 2],
+    stdin: Option<File>,
+    terminal: Option<Terminal>,
+    outlet: Option<Outlet>,
+    theirs: [OwnedFd; 3],
+    /// To be dropped once the container's process exists.
+    inside: Option<OwnedFd>,
+    own: Vec<RawFd>,
+}
+
+impl Streams {
+    fn of(settings: &Settings) -> io::Result<Self> {
+        let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        if settings.tty {
+            let (terminal, outlet, inside) = Terminal::new(TerminalSize::default())?;
+            return Ok(Self {
+                own: vec![outlet.raw_fd()],
+                output: [Stream::absent("stdout"), Stream::absent("stderr")],
+                stdin: None,
+                terminal: Some(terminal),
+                outlet: Some(outlet),
+                theirs: [null()?, null()?, null()?],
+                inside: Some(inside),
+            });
+        }
+        let (out_read, out_write) = pipe(settings.uid)?;
+        let (err_read, err_write) = pipe(settings.uid)?;
+        let mut own = vec![out_read.as_raw_fd(), err_read.as_raw_fd()];
+        let (stdin, their_stdin) = if settings.stdin {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            fchown(&read, Some(settings.uid.into()), None)?;
+            own.push(write.as_raw_fd());
+            (Some(File::from(write)), read)
+        } else {
+            (None, null()?)
+        };
+        Ok(Self {
+            output: [Stream::new("stdout", out_read), Stream::new("stderr", err_read)],
+            stdin,
+            terminal: None,
+            outlet: None,
+            theirs: [their_stdin, out_write, err_write],
+            inside: None,
+            own,
+        })
+    }
+
+    /// What the container's process must not keep.
+    fn own(&self) -> impl Iterator<Item = RawFd> {
+        self.own.iter().copied()
+    }
 }
 
 /// A pipe whose reading end does not block. `/dev/stdout` can be opened anew only by the pipe's owner.

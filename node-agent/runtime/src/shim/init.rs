@@ -19,6 +19,8 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::stat;
 use nix::unistd::{AccessFlags, execv, faccessat, pipe2};
 
+use super::terminal::Terminal;
+
 /// The reading end of the report pipe.
 pub(super) struct Report(File);
 
@@ -45,6 +47,7 @@ pub(super) struct Init {
     close: Vec<RawFd>,
     /// For exec sessions, where libcontainer installs none.
     seccomp: Option<LinuxSeccomp>,
+    terminal: Option<Terminal>,
 }
 
 impl Init {
@@ -52,11 +55,12 @@ impl Init {
     pub(super) fn new(
         close: Vec<RawFd>,
         seccomp: Option<LinuxSeccomp>,
+        terminal: Option<Terminal>,
     ) -> Result<(Self, Report, OwnedFd), Errno> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         let report = Report(read.into());
         let close = close.into_iter().chain([report.raw_fd()]).collect();
-        Ok((Self { report: write.as_raw_fd(), close, seccomp }, report, write))
+        Ok((Self { report: write.as_raw_fd(), close, seccomp, terminal }, report, write))
     }
 
     fn tell(&self, problem: &str) {
@@ -100,6 +104,9 @@ impl Executor for Init {
             ExecutorError::Other(problem)
         };
         let (program, arguments) = self.find(spec).map_err(failed)?;
+        if let Some(terminal) = &self.terminal {
+            terminal.take().map_err(|error| failed(format!("cannot make a terminal: {error}")))?;
+        }
         restore_signals();
         if let Some(seccomp) = &self.seccomp {
             initialize_seccomp(seccomp)

@@ -4,24 +4,29 @@
 //! a shim for each container, an exec helper for each further process, a sandbox helper for each pod. All three are the
 //! agent's own program, started again from a sealed copy in memory (`Program`), told apart by `argv[1]`.
 //!
-//! Agent's side: `Program` starts processes, `client` talks to a shim. Shim's side: `create` and `server` are its
-//! life, `init` what runs in the container before its program, `output` the log. `protocol` is between the two.
+//! Agent's side: `Program` starts processes, `client` talks to a shim, `exec` to an exec helper. Shim's side: `create` and
+//! `server` are its life, `init` what runs in the container before its program, `terminal` what it has for a terminal,
+//! `output` the log, `attach` the sessions. `protocol` and `passing` are between the two.
 
+pub(crate) mod attach;
 pub(crate) mod client;
 mod create;
 pub mod exec;
 mod init;
 mod output;
+mod passing;
 pub(crate) mod process;
 mod program;
 pub(crate) mod protocol;
 mod server;
+mod terminal;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) use create::Settings;
 pub(crate) use program::Program;
+pub use terminal::{TerminalSize, resize_terminal};
 
 /// File names in a container's directory.
 pub(crate) const SETTINGS_FILE: &str = "shim.json";
@@ -45,6 +50,8 @@ pub enum ShimError {
     Ended { key: String },
     #[error("exec failed: {0}")]
     Exec(String),
+    #[error("cannot attach: {0}")]
+    Attach(String),
     #[error("command did not end within {seconds} s")]
     ExecTimeout { seconds: u64 },
     #[error("cannot {operation} {path}: {source}")]
@@ -68,7 +75,7 @@ pub fn dispatch() {
     let result = match subcommand.as_deref().and_then(|word| word.to_str()) {
         Some("shim") => server::run(arguments.next().unwrap_or_default().into()),
         Some("sandbox") => crate::sandbox::helper::run(),
-        Some("exec") => exec::run_helper(arguments.next().unwrap_or_default().into()),
+        Some("exec") => exec::run_helper(),
         _ => return,
     };
     if let Err(problem) = result {

@@ -44,17 +44,23 @@ impl Stream {
         Self { name, pipe: Some(pipe), pending: Vec::with_capacity(LINE_LIMIT) }
     }
 
+    /// One that ends before it begins.
+    pub(super) fn absent(name: &'static str) -> Self {
+        Self { name, pipe: None, pending: Vec::new() }
+    }
+
     /// What to poll; nothing after the end of the stream.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads once and logs what came.
-    pub(super) fn pump(&mut self, log: &mut Log) {
+    /// Reads once and logs what came; `also` gets it as it is.
+    pub(super) fn pump(&mut self, log: &mut Log, also: impl FnOnce(&[u8])) {
         let mut buffer = [0; LINE_LIMIT];
         let Some(pipe) = &mut self.pipe else { return };
         match pipe.read(&mut buffer) {
             Ok(count) if count > 0 => {
+                also(&buffer[..count]);
                 let entries = split(self.name, Timestamp::now(), &mut self.pending, &buffer[..count]);
                 let _ = log.file.write_all(&entries);
             }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,6 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 
-use super::exec::ExecStdio;
 use super::protocol::Answer;
 use super::{LOCK_FILE, LOG_FILE, ShimError, io_error};
 
@@ -98,11 +97,10 @@ impl Program {
         Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 
-    pub(crate) fn spawn_exec(&self, request: &Path, stdio: ExecStdio) -> io::Result<Child> {
-        let end = |fd: Option<std::os::fd::OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+    /// Starts an exec helper with the socket to this process.
+    pub(crate) fn spawn_exec(&self, control: OwnedFd) -> io::Result<Child> {
         let mut command = self.command("exec");
-        command.arg(request).current_dir("/");
-        command.stdin(end(stdio.stdin)).stdout(end(stdio.stdout)).stderr(end(stdio.stderr));
+        command.current_dir("/").stdin(control).stdout(Stdio::null());
         command.spawn()
     }
 }

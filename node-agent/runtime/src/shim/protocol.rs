@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::attach::AttachSpec;
+
 const FRAME_LIMIT: u32 = 64 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub(crate) enum Request {
     },
     /// Opens the log file anew, after it was rotated away.
     ReopenLog,
+    /// Turns this connection into a session with the container's streams: see [`super::attach`].
+    Attach(AttachSpec),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub(crate) enum Response {
         started_at: Option<Timestamp>,
     },
     Done,
+    Attached {
+        terminal: bool,
+    },
     Failed {
         problem: String,
     },

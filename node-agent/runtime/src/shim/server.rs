@@ -4,6 +4,7 @@
 //! `init.json` (the process), `exit.json` (its end, written by rename). The shim ends when the container has ended; it
 //! needs no agent.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,11 +20,13 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::EXIT_FILE;
+use super::attach::{AttachSpec, FrameKind, Hub};
 use super::create::{Settings, chain, create};
 use super::init::Report;
 use super::output::{Log, Stream};
 use super::process::pidfd_signal;
 use super::protocol::{self, Request, Response};
+use super::terminal::Outlet;
 use crate::cgroup::Hierarchies;
 use crate::container::{Exit, ExitReason};
 use crate::json_file;
@@ -48,6 +51,9 @@ pub(super) struct Shim {
     pub(super) started_at: Option<Timestamp>,
     pub(super) log: Log,
     pub(super) streams: [Stream; 2],
+    pub(super) hub: Hub,
+    /// Until started, where the container has a terminal.
+    pub(super) outlet: Option<Outlet>,
 }
 
 /// The `shim` subcommand. What it returns goes to `shim.log`.
@@ -62,17 +68,25 @@ impl Shim {
     fn serve(&mut self) -> io::Result<WaitStatus> {
         loop {
             let events = {
-                let mut fds =
-                    vec![(self.pidfd.as_fd(), Source::Init), (self.signals.as_fd(), Source::Children)];
+                let read = PollFlags::POLLIN;
+                let mut fds = vec![
+                    (self.pidfd.as_fd(), Source::Init, read),
+                    (self.signals.as_fd(), Source::Children, read),
+                ];
                 if self.connections.len() < CONNECTION_LIMIT {
-                    fds.push((self.listener.as_fd(), Source::Listener));
+                    fds.push((self.listener.as_fd(), Source::Listener, read));
                 }
-                fds.extend(
-                    self.connections.iter().enumerate().map(|(i, c)| (c.as_fd(), Source::Connection(i))),
-                );
-                fds.extend(
-                    self.streams.iter().enumerate().filter_map(|(i, s)| Some((s.fd()?, Source::Stream(i)))),
-                );
+                let connections = self.connections.iter().enumerate();
+                fds.extend(connections.map(|(i, c)| (c.as_fd(), Source::Connection(i), read)));
+                fds.extend(self.hub.polled().map(|(fd, i, input, output)| {
+                    let mut flags = PollFlags::empty();
+                    flags.set(PollFlags::POLLIN, input);
+                    flags.set(PollFlags::POLLOUT, output);
+                    (fd, Source::Attached(i), flags)
+                }));
+                fds.extend(self.hub.polled_stdin().map(|fd| (fd, Source::Stdin, PollFlags::POLLOUT)));
+                let streams = self.streams.iter().enumerate();
+                fds.extend(streams.filter_map(|(i, s)| Some((s.fd()?, Source::Stream(i), read))));
                 wait(&fds, PollTimeout::NONE)?
             };
             // Connections last to first: handling one may remove it.
@@ -84,10 +98,17 @@ impl Shim {
                     Source::Children => self.reap(),
                     Source::Listener => self.accept(),
                     Source::Connection(index) => self.answer(index),
-                    Source::Stream(index) => self.streams[index].pump(&mut self.log),
+                    Source::Attached(index) => self.hub.serve(index),
+                    Source::Stdin => self.hub.feed(),
+                    Source::Stream(index) => self.pump(index),
                 }
             }
         }
+    }
+
+    fn pump(&mut self, index: usize) {
+        let kind = if index == 0 { FrameKind::Stdout } else { FrameKind::Stderr };
+        self.streams[index].pump(&mut self.log, |content| self.hub.tell(kind, content));
     }
 
     fn accept(&mut self) {
@@ -101,6 +122,10 @@ impl Shim {
 
     fn answer(&mut self, index: usize) {
         let request = protocol::read(&mut self.connections[index]);
+        if let Ok(Request::Attach(spec)) = request {
+            let stream = self.connections.swap_remove(index);
+            return self.attach(stream, spec);
+        }
         let keep = request.is_ok_and(|request| {
             let response = self.handle(request);
             protocol::write(&mut self.connections[index], &response).is_ok()
@@ -124,6 +149,25 @@ impl Shim {
                 done(pidfd_signal(&self.pidfd, signal).map_err(|errno| errno.to_string()))
             }
             Request::ReopenLog => done(self.log.reopen().map_err(|error| error.to_string())),
+            Request::Attach(_) => done(Err("not a request with an answer alone".to_owned())),
+        }
+    }
+
+    /// Where it cannot be answered, nobody is there any more.
+    fn attach(&mut self, mut stream: UnixStream, spec: AttachSpec) {
+        let problem = if spec.stdin && !self.settings.stdin {
+            Some("the container has no standard input: it was made without stdin: true")
+        } else if self.hub.is_full() {
+            Some("too many sessions are attached to the container")
+        } else {
+            None
+        };
+        let response = match problem {
+            Some(problem) => Response::Failed { problem: problem.to_owned() },
+            None => Response::Attached { terminal: self.settings.tty },
+        };
+        if protocol::write(&mut stream, &response).is_ok() && problem.is_none() {
+            let _ = self.hub.add(stream, spec);
         }
     }
 
@@ -138,9 +182,16 @@ impl Shim {
             Some(problem) => Err(problem),
             None => {
                 self.started_at = Some(Timestamp::now());
-                Ok(())
+                self.take_terminal().map_err(|error| format!("cannot make a terminal: {error}"))
             }
         }
+    }
+
+    fn take_terminal(&mut self) -> io::Result<()> {
+        let Some(outlet) = self.outlet.take() else { return Ok(()) };
+        let master = File::from(outlet.receive()?);
+        self.streams[0] = Stream::new("stdout", master.try_clone()?);
+        self.hub.set_terminal(master, self.settings.stdin)
     }
 
     /// Orphans come to the shim, as their subreaper, when the container has no process namespace of its own.
@@ -188,7 +239,7 @@ impl Shim {
                 .streams
                 .iter()
                 .enumerate()
-                .filter_map(|(i, s)| Some((s.fd()?, Source::Stream(i))))
+                .filter_map(|(i, s)| Some((s.fd()?, Source::Stream(i), PollFlags::POLLIN)))
                 .collect();
             let left = deadline.saturating_duration_since(Instant::now());
             if fds.is_empty() || left.is_zero() {
@@ -199,13 +250,14 @@ impl Shim {
             };
             for source in events {
                 if let Source::Stream(index) = source {
-                    self.streams[index].pump(&mut self.log);
+                    self.pump(index);
                 }
             }
         }
         for stream in &mut self.streams {
             stream.close(&mut self.log);
         }
+        self.hub.finish();
     }
 }
 
@@ -215,15 +267,17 @@ enum Source {
     Children,
     Listener,
     Connection(usize),
+    Attached(usize),
+    Stdin,
     Stream(usize),
 }
 
-fn wait(fds: &[(BorrowedFd<'_>, Source)], timeout: PollTimeout) -> io::Result<Vec<Source>> {
-    let mut polled: Vec<_> = fds.iter().map(|(fd, _)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+fn wait(fds: &[(BorrowedFd<'_>, Source, PollFlags)], timeout: PollTimeout) -> io::Result<Vec<Source>> {
+    let mut polled: Vec<_> = fds.iter().map(|(fd, _, flags)| PollFd::new(*fd, *flags)).collect();
     match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
     }
     let ready = polled.iter().zip(fds).filter(|(fd, _)| fd.any().unwrap_or(false));
-    Ok(ready.map(|(_, (_, source))| *source).collect())
+    Ok(ready.map(|(_, (_, source, _))| *source).collect())
 }

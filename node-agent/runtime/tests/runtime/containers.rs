@@ -266,11 +266,6 @@ fn what_is_not_supported_yet_is_refused_by_name() {
         return;
     }
     let node = Node::new();
-    node.sandbox("pod-a");
-    let mut spec = node.container("pod-a", "main", "true");
-    spec.tty = true;
-    let refused = node.runtime().create_container(&spec);
-    assert!(matches!(refused, Err(Error::NotSupported { field: "tty" })), "{refused:?}");
     let mut sandbox = node.sandbox_spec("pod-b");
     sandbox.share_process_namespace = true;
     let refused = node.runtime().create_sandbox(&sandbox).expect_err("a shared process namespace");

@@ -77,7 +77,7 @@ impl Layer {
         layer = layer.raw(Self::header(tar::EntryType::Regular, 0o755), "bin/busybox", "", &busybox);
         for applet in
             "sh echo sleep cat id hostname env ls mount dd mkdir touch rm kill pwd ulimit head tail grep \
-                       mknod true false seq wc readlink chmod ps sync"
+                       mknod true false seq wc readlink chmod ps sync tty stty test"
                 .split_whitespace()
         {
             layer = layer.symlink(&format!("bin/{applet}"), "busybox");

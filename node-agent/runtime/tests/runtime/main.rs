@@ -1,5 +1,6 @@
 //! The runtime as its users see it, on real kernels. Needs root; see [`weir_tests::require`].
 
+mod attached;
 mod containers;
 mod fixture;
 mod images;
@@ -7,3 +8,4 @@ mod life;
 mod logs;
 mod registry;
 mod security;
+mod sessions;

@@ -17,7 +17,7 @@ fn exec(node: &Node, spec: &ContainerSpec, script: &str) -> Result<(i32, String)
         ExecStdio { stdout: Some(write.try_clone().expect("a copy")), stderr: Some(write), stdin: None };
     let argv = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
     let timeout = Some(Duration::from_secs(20));
-    let code = node.runtime().exec(&spec.key, ExecSpec { argv, stdio, tty: false, timeout })?;
+    let code = node.runtime().exec(&spec.key, ExecSpec { argv, stdio, terminal: None, timeout })?;
     Ok((code, read_all(read)))
 }
 
@@ -232,7 +232,8 @@ fn an_exec_session_that_fails_or_takes_too_long_says_so() {
     let run = |argv: &[&str], timeout: u64| {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
         let timeout = Some(Duration::from_millis(timeout));
-        node.runtime().exec(&spec.key, ExecSpec { argv, stdio: ExecStdio::default(), tty: false, timeout })
+        node.runtime()
+            .exec(&spec.key, ExecSpec { argv, stdio: ExecStdio::default(), terminal: None, timeout })
     };
     let error = run(&["no-such-program"], 20_000).expect_err("no program");
     assert!(error.to_string().contains("\"no-such-program\": executable file not found in $PATH"), "{error}");

@@ -109,7 +109,10 @@ fn status(answer: &[u8]) -> Option<u16> {
 async fn exec(argv: Vec<String>, target: &Target, timeout: Duration) -> Result<(), String> {
     let (runtime, key) = (target.runtime.clone(), target.key.clone());
     let run = move || {
-        runtime.exec(&key, ExecSpec { argv, stdio: ExecStdio::default(), tty: false, timeout: Some(timeout) })
+        runtime.exec(
+            &key,
+            ExecSpec { argv, stdio: ExecStdio::default(), terminal: None, timeout: Some(timeout) },
+        )
     };
     match tokio::task::spawn_blocking(run).await {
         Ok(Ok(0)) => Ok(()),
