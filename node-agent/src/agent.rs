@@ -20,6 +20,7 @@ use weir_runtime::logs::RotationPolicy;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::node::{Machine, Readiness, Reporter};
+use crate::stats::Stats;
 use crate::upkeep::Upkeep;
 use crate::{dataplane, node, pods, server};
 
@@ -63,11 +64,20 @@ async fn live(
     let context = Arc::new(open(config, client.clone()).await?);
     let options = informer::Options::default().fields(format!("spec.nodeName={}", config.node_name));
     let bound = Informer::<Pod>::start(client.api(), options);
+    let stats = Arc::new(Stats::new(
+        config.node_name.clone(),
+        Arc::clone(&context.runtime),
+        bound.clone(),
+        config.uplink.clone(),
+        config.state_dir.clone(),
+    ));
+    tasks.spawn(done(Arc::clone(&stats).run(shutdown.clone())));
     let sources = server::Sources {
         node_name: config.node_name.clone(),
         runtime: Arc::clone(&context.runtime),
         pods: bound.clone(),
         dataplane: context.dataplane.clone(),
+        stats,
     };
     let serving = server::serve(config.listen, present, sources, shutdown.clone());
     tasks.spawn(async move { Ok(serving.await?) });

@@ -8,10 +8,11 @@
 //! - [`node`]: the Node object and its heartbeat.
 //! - [`pods`]: one worker per pod; observe, plan, perform, report.
 //! - [`dataplane`]: the thread that owns the eBPF dataplane, and the stream that feeds it.
-//! - [`server`]: logs and live views, for the API server alone.
+//! - [`server`]: logs, sessions, forwarded ports and live views, for the API server alone.
+//! - [`stats`]: what the node, its pods and their containers use.
 //! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
 //!
-//! Left out: cluster DNS, exec and attach, eviction, statistics.
+//! Left out: cluster DNS, eviction.
 
 pub mod agent;
 pub mod config;
@@ -21,4 +22,5 @@ mod metrics;
 pub mod node;
 pub mod pods;
 pub mod server;
+pub mod stats;
 pub mod upkeep;

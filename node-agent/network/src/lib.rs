@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use cidr::{Cidr, CidrError};
 pub use error::Error;
 pub use link::{Interface, host_name, interface};
+pub use netns::run_in;
 pub use node::prepare_node;
 pub use pod::PodAttachment;
 pub use pool::PoolError;

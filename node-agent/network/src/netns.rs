@@ -29,7 +29,7 @@ pub(crate) async fn connect(path: &Path) -> Result<Handle, Error> {
 }
 
 /// Runs `f` in the network namespace at `path`, on a thread of its own.
-pub(crate) async fn run_in<T: Send + 'static>(
+pub async fn run_in<T: Send + 'static>(
     path: &Path,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {

@@ -1,4 +1,4 @@
-//! Views of the dataplane, read from the kernel's maps at the moment of the call.
+//! Views of the dataplane, read from the kernel's maps at the moment of the call, and what the node uses.
 
 use tonic::{Request, Response, Status};
 use weir_dataplane::View;
@@ -37,6 +37,6 @@ impl Inspect for Service {
         }))
     }
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<NodeStats>, Status> {
-        Err(Status::unimplemented("statistics are not served yet"))
+        Ok(Response::new(self.sources.measure().await?))
     }
 }

@@ -1,22 +1,34 @@
-//! What the agent answers, to the API server alone: logs of its containers, and live views of its dataplane.
+//! What the agent answers, to the API server alone: logs of its containers, commands in them, and live views of its
+//! dataplane.
 //!
 //! Mutual TLS by the cluster's authority; a caller must belong to `system:masters`.
 
+mod attach;
+mod ends;
+mod exec;
+mod forward;
 mod inspect;
 mod logs;
+mod pages;
+mod streams;
+mod target;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
 use tonic::{Request, Status};
 use weir_client::Informer;
 use weir_proto::core::v1::Pod;
 use weir_proto::status::ApiError;
+use weir_proto::weir::v1::NodeStats;
 use weir_proto::weir::v1::inspect_server::InspectServer;
 use weir_proto::weir::v1::streams_server::StreamsServer;
 use weir_runtime::Runtime;
@@ -24,8 +36,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::dataplane;
 use crate::identity::Identity;
+use crate::stats::Stats;
 
 const MASTERS: &str = "system:masters";
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_ANSWER: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -42,6 +57,15 @@ pub struct Sources {
     pub runtime: Arc<Runtime>,
     pub pods: Informer<Pod>,
     pub dataplane: dataplane::Handle,
+    pub stats: Arc<Stats>,
+}
+
+impl Sources {
+    async fn measure(&self) -> Result<NodeStats, ApiError> {
+        let stats = Arc::clone(&self.stats);
+        let measured = tokio::task::spawn_blocking(move || stats.measure()).await;
+        measured.map_err(|_| ApiError::internal("interrupted"))
+    }
 }
 
 /// Serves until told to stop. Whenever the identity changes, new connections get the new certificate.
@@ -62,12 +86,14 @@ pub async fn serve(
             .client_ca_root(Certificate::from_pem(&present.ca));
         let accepting = listener.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(listen)?;
         let router = Server::builder()
+            // Sessions end when the API server's machine is gone without a word.
+            .http2_keepalive_interval(Some(PING_EVERY))
+            .http2_keepalive_timeout(Some(PING_ANSWER))
             .tls_config(tls)?
-            .add_service(StreamsServer::with_interceptor(logs::Service::new(sources.clone()), authorize))
-            .add_service(InspectServer::with_interceptor(inspect::Service::new(sources.clone()), authorize));
+            .add_routes(routes(&sources));
         let renewed = CancellationToken::new();
         let serving = router.serve_with_incoming_shutdown(
-            TcpListenerStream::new(accepting),
+            TcpIncoming::from(accepting).with_nodelay(Some(true)),
             renewed.clone().cancelled_owned(),
         );
         let mut serving = tokio::spawn(serving);
@@ -88,19 +114,26 @@ pub async fn serve(
     }
 }
 
-/// The certificate's organisations are its groups.
+fn routes(sources: &Sources) -> Routes {
+    let streams = StreamsServer::with_interceptor(streams::Service::new(sources.clone()), authorize);
+    let inspect = InspectServer::with_interceptor(inspect::Service::new(sources.clone()), authorize);
+    let services = Routes::new(streams).add_service(inspect).into_axum_router();
+    services.merge(pages::router(sources.clone())).into()
+}
+
 fn authorize(request: Request<()>) -> Result<Request<()>, Status> {
-    let certificates = request.peer_certs();
-    let first = certificates.as_ref().and_then(|certificates| certificates.first());
+    allow(request.peer_certs().as_deref().map(Vec::as_slice))?;
+    Ok(request)
+}
+
+/// The certificate's organisations are its groups.
+fn allow(certificates: Option<&[CertificateDer<'static>]>) -> Result<(), ApiError> {
+    let first = certificates.and_then(|certificates| certificates.first());
     let allowed = first.is_some_and(|der| {
         X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
             let mut groups = certificate.subject().iter_organization();
             groups.any(|group| group.as_str() == Ok(MASTERS))
         })
     });
-    if allowed {
-        Ok(request)
-    } else {
-        Err(ApiError::forbidden(format!("only {MASTERS} may ask an agent")).into())
-    }
+    if allowed { Ok(()) } else { Err(ApiError::forbidden(format!("only {MASTERS} may ask an agent"))) }
 }
