@@ -19,6 +19,8 @@ use crate::pki::Pki;
 use crate::registry::Registry;
 
 const CONNECT: Duration = Duration::from_secs(5);
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_ANSWER: Duration = Duration::from_secs(10);
 /// Where agents listen that do not say.
 const PORT: i32 = 10250;
 
@@ -74,7 +76,10 @@ impl Agents {
             }
         });
         // The URI only fills the :authority header; the connector above decides where to.
-        let endpoint = Endpoint::from_static("http://agent.invalid");
+        let endpoint = Endpoint::from_static("http://agent.invalid")
+            // Streams end when the node is gone without a word.
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER);
         let unreachable = |reason: String| {
             ApiError::unavailable(format!(
                 "the agent of node {node_name:?} at {address} cannot be reached: {reason}"

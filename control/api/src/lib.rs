@@ -23,8 +23,10 @@ mod random;
 pub mod registry;
 mod rest;
 mod server;
+mod sessions;
 mod store_error;
 mod strategy;
+mod usage;
 mod validation;
 
 pub use auth::User;

@@ -1,4 +1,4 @@
-//! `weir.v1.Inspect`: what a node's kernel holds, asked of its agent.
+//! `weir.v1.Inspect`: what a node's kernel holds and what the node uses, asked of its agent.
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::caller;
 use crate::agents::Agents;
 use crate::auth::{self, Access, Verb};
 use crate::registry::Registry;
+use crate::usage;
 
 /// An agent reads its maps in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +51,13 @@ impl Inspect for InspectFace {
         client.net(call).await
     }
 
-    async fn stats(&self, _: Request<pb::StatsRequest>) -> Result<Response<pb::NodeStats>, Status> {
-        Err(Status::unimplemented("statistics are not served yet"))
+    async fn stats(&self, request: Request<pb::StatsRequest>) -> Result<Response<pb::NodeStats>, Status> {
+        let user = caller(request.extensions())?;
+        let node = request.into_inner().node_name;
+        if node.is_empty() {
+            return Err(ApiError::bad_request("node_name is required").into());
+        }
+        usage::authorize(&user, &node, &self.registry).await?;
+        Ok(Response::new(usage::of_node(&self.agents, &node).await?))
     }
 }

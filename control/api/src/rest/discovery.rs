@@ -9,7 +9,7 @@ use weir_proto::status::ApiError;
 use weir_proto::{Kind, kinds};
 
 use super::path::Place;
-use super::{answer, openapi};
+use super::{answer, openapi, resource_metrics};
 
 /// The document at a place that is not a resource.
 pub(super) fn document(place: &Place) -> Result<Response, ApiError> {
@@ -21,7 +21,8 @@ pub(super) fn document(place: &Place) -> Result<Response, ApiError> {
             "serverAddressByClientCIDRs": [],
         }),
         Place::Groups => {
-            let groups: Vec<_> = named_groups().into_iter().map(group).collect();
+            let mut groups: Vec<_> = named_groups().into_iter().map(group).collect();
+            groups.push(resource_metrics::group());
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         Place::Group(name) => {

@@ -1,8 +1,9 @@
 //! Kubernetes' REST on the registry: paths, queries and bodies in, JSON out. No decisions are made here.
 //!
-//! Served: discovery, the verbs of every kind, watches as lines of JSON, tables, subresources, logs. Bodies may be
-//! JSON or YAML, answers are JSON. Left out: Kubernetes' protobuf, server-side apply, aggregated discovery (clients
-//! fall back to the plain one), and schemas (the OpenAPI document names operations and parameters only).
+//! Served: discovery, the verbs of every kind, watches as lines of JSON, tables, subresources, logs, exec and attach over
+//! websockets, `metrics.k8s.io`. Bodies may be JSON or YAML, answers are JSON. Left out: Kubernetes' protobuf, server-side
+//! apply, aggregated discovery (clients fall back to the plain one), port-forward (SPDY), and schemas (the OpenAPI document
+//! names operations and parameters only).
 
 pub(crate) mod answer;
 mod body;
@@ -14,6 +15,8 @@ mod openapi;
 mod path;
 mod pod_logs;
 mod query;
+mod resource_metrics;
+mod sessions;
 mod watches;
 
 use std::convert::Infallible;
@@ -92,6 +95,10 @@ async fn handle(State(rest): State<Rest>, request: Request) -> Response {
 async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
     let user = request.extensions().get::<User>().cloned();
     let user = user.ok_or_else(|| ApiError::unauthorized("Unauthorized"))?;
+    if let Some(place) = resource_metrics::place(request.uri().path()) {
+        let query = request.uri().query().unwrap_or_default();
+        return resource_metrics::serve(rest, &user, request.method(), place, query).await;
+    }
     let place = path::parse(request.uri().path())?;
     let resource = match place {
         Place::Resource(resource) => resource,
@@ -106,6 +113,12 @@ async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
     let logs = call.resource.subresource == "log";
     match (request.method().as_str(), named) {
         ("GET", true) if logs => pod_logs::get(&call).await,
+        ("GET" | "POST", true) if matches!(call.resource.subresource.as_str(), "exec" | "attach") => {
+            sessions::open(&call, request).await
+        }
+        ("GET" | "POST", true) if call.resource.subresource == "portforward" => Err(ApiError::bad_request(
+            "port-forward is not served to kubectl, whose protocol for it is SPDY; use weir port-forward",
+        )),
         ("GET", true) if !call.query.watch => objects::get(&call, request.headers()).await,
         ("GET", _) if call.query.watch => watches::watch(&call, request.headers()).await,
         ("GET", _) => lists::list(&call, request.headers()).await,

@@ -96,6 +96,11 @@ impl Query {
         self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// All values of a parameter, in order.
+    pub(super) fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         self.text(name).map_or(Ok(false), |value| flag(name, value))
     }

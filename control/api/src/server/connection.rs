@@ -211,7 +211,8 @@ impl Host {
             .max_send_buf_size(UNREAD)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER);
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection =
+            builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

@@ -52,8 +52,6 @@ const POD_SECURITY: &[Row<PodSecurityContext>] = &[
 ];
 
 const CONTAINER: &[Row<Container>] = &[
-    ("stdin", CANNOT_START, |container| container.stdin),
-    ("tty", CANNOT_START, |container| container.tty),
     ("resizePolicy", "resources do not change while it runs", |container| {
         !container.resize_policy.is_empty()
     }),
@@ -217,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_field_that_nothing_acts_on_is_named() {
-        let container = Container { tty: true, ..Container::default() };
+        let container = Container { volume_devices: vec![Default::default()], ..Container::default() };
         let volume = Volume { csi: Some(Default::default()), ..Volume::default() };
         let spec = PodSpec {
             containers: vec![container],
@@ -227,7 +225,10 @@ mod tests {
         };
         let warnings = in_pod(&spec, "spec");
         let fields: Vec<_> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
-        assert_eq!(fields, ["spec.runtimeClassName", "spec.containers[0].tty", "spec.volumes[0].csi"]);
+        assert_eq!(
+            fields,
+            ["spec.runtimeClassName", "spec.containers[0].volumeDevices", "spec.volumes[0].csi"]
+        );
     }
 
     #[test]
