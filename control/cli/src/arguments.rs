@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::apply;
 use crate::verbs::{
-    api_resources, completion, config, cordon, create, delete, describe, diff, drain, edit, events, explain,
-    expose, get, label, logs, net, patch, replace, rollout, run, scale, taint, unserved, version, wait,
+    api_resources, attach, completion, config, cordon, cp, create, delete, describe, diff, drain, edit,
+    events, exec, explain, expose, get, label, logs, net, patch, port_forward, replace, rollout, run, scale,
+    taint, top, version, wait,
 };
 
 #[derive(Debug, Parser)]
@@ -53,7 +54,7 @@ pub(crate) enum Command {
     /// Bring objects to the state that files describe, creating those that are not there
     Apply(apply::Options),
     /// Attach to a running container
-    Attach(unserved::Options),
+    Attach(attach::Options),
     /// Print where the API server is
     ClusterInfo,
     /// Print a completion script for a shell
@@ -66,7 +67,7 @@ pub(crate) enum Command {
     /// Take no new pods on nodes
     Cordon(cordon::Options),
     /// Copy files to and from containers
-    Cp(unserved::Options),
+    Cp(cp::Options),
     /// Create objects from files, or of a few kinds from flags
     Create(create::Options),
     /// Delete objects by name, by selector or by file
@@ -82,7 +83,7 @@ pub(crate) enum Command {
     /// List events, the latest last
     Events(events::Options),
     /// Run a command in a container
-    Exec(unserved::Options),
+    Exec(exec::Options),
     /// Describe a kind's fields
     Explain(explain::Options),
     /// Make a Service for pods
@@ -98,7 +99,7 @@ pub(crate) enum Command {
     /// Change fields of an object
     Patch(patch::Options),
     /// Forward local ports to a pod
-    PortForward(unserved::Options),
+    PortForward(port_forward::Options),
     /// Replace objects by what files say
     Replace(replace::Options),
     /// Follow, repeat, undo or halt the rollout of a Deployment
@@ -113,7 +114,10 @@ pub(crate) enum Command {
     /// Set taints of nodes, or remove them with KEY-
     Taint(taint::Options),
     /// Show how much CPU and memory is used
-    Top(unserved::Options),
+    Top {
+        #[command(subcommand)]
+        verb: top::Verb,
+    },
     /// Take new pods on nodes again
     Uncordon(cordon::Options),
     /// Print this program's version and the server's

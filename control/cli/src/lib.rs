@@ -3,8 +3,6 @@
 //! Every verb is a file in `verbs/`, with what it takes and what it does; each goes through the API alone. What a verb
 //! prints goes through its [`session::Session`], so that tests run whole command lines against a server in memory and
 //! compare what they say (`testdata/`).
-//!
-//! Not served by the API, and refused by name: exec, attach, port-forward, cp and top.
 
 #![expect(clippy::print_stderr, reason = "a command line: it talks to the terminal")]
 
@@ -16,6 +14,7 @@ mod failure;
 pub mod jsonpath;
 mod manifest;
 mod output;
+mod remote;
 mod selection;
 mod session;
 mod target;
@@ -89,12 +88,12 @@ async fn with_server(session: &Session, command: &Command) -> anyhow::Result<()>
         Command::ApiResources(options) => verbs::api_resources::run(&session.terminal, options),
         Command::ApiVersions => verbs::api_resources::versions(&session.terminal),
         Command::Apply(options) => apply::run(session, options).await,
-        Command::Attach(_) => verbs::unserved::run("attach"),
+        Command::Attach(options) => verbs::attach::run(session, options).await,
         Command::ClusterInfo => verbs::version::cluster_info(session).await,
         Command::Completion(options) => verbs::completion::run(&session.terminal, options),
         Command::Config { .. } => anyhow::bail!("config is about a file, not a server"),
         Command::Cordon(options) => verbs::cordon::run(session, options, true).await,
-        Command::Cp(_) => verbs::unserved::run("cp"),
+        Command::Cp(options) => verbs::cp::run(session, options).await,
         Command::Create(options) => verbs::create::run(session, options).await,
         Command::Delete(options) => verbs::delete::run(session, options).await,
         Command::Describe(options) => verbs::describe::run(session, options).await,
@@ -102,7 +101,7 @@ async fn with_server(session: &Session, command: &Command) -> anyhow::Result<()>
         Command::Drain(options) => verbs::drain::run(session, options).await,
         Command::Edit(options) => verbs::edit::run(session, options).await,
         Command::Events(options) => verbs::events::run(session, options).await,
-        Command::Exec(_) => verbs::unserved::run("exec"),
+        Command::Exec(options) => verbs::exec::run(session, options).await,
         Command::Explain(options) => verbs::explain::run(&session.terminal, options),
         Command::Expose(options) => verbs::expose::run(session, options).await,
         Command::Get(options) => verbs::get::run(session, options).await,
@@ -110,13 +109,13 @@ async fn with_server(session: &Session, command: &Command) -> anyhow::Result<()>
         Command::Logs(options) => verbs::logs::run(session, options).await,
         Command::Net(options) => verbs::net::run(session, options).await,
         Command::Patch(options) => verbs::patch::run(session, options).await,
-        Command::PortForward(_) => verbs::unserved::run("port-forward"),
+        Command::PortForward(options) => verbs::port_forward::run(session, options).await,
         Command::Replace(options) => verbs::replace::run(session, options).await,
         Command::Rollout { verb } => verbs::rollout::run(session, verb).await,
         Command::Run(options) => verbs::run::run(session, options).await,
         Command::Scale(options) => verbs::scale::run(session, options).await,
         Command::Taint(options) => verbs::taint::run(session, options).await,
-        Command::Top(_) => verbs::unserved::run("top"),
+        Command::Top { verb } => verbs::top::run(session, verb).await,
         Command::Uncordon(options) => verbs::cordon::run(session, options, false).await,
         Command::Version(options) => verbs::version::run(session, options).await,
         Command::Wait(options) => verbs::wait::run(session, options).await,

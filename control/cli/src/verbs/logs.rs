@@ -15,7 +15,7 @@ use crate::target;
 
 /// How many lines of each container are shown where a selector names many.
 const TAIL_OF_MANY: i64 = 10;
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -264,7 +264,7 @@ async fn pods(session: &Session, options: &Options) -> Result<(Vec<Pod>, bool)> 
     Ok((pods, options.all_pods))
 }
 
-fn selector_of(word: &str, object: &serde_json::Value) -> Result<String> {
+pub(crate) fn selector_of(word: &str, object: &serde_json::Value) -> Result<String> {
     let selector = &object["spec"]["selector"];
     if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
         let selector: LabelSelector = serde_json::from_value(selector.clone())?;

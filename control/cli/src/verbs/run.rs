@@ -49,7 +49,7 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     if options.stdin || options.tty || options.attach || options.rm {
-        bail!("-i, -t, --attach and --rm are not supported: the API serves no attaching to containers");
+        bail!("-i, -t, --attach and --rm are not supported: run the pod, then use weir attach");
     }
     let mut container = json!({ "name": options.name, "image": options.image });
     if let Some(port) = options.port {
