@@ -13,6 +13,7 @@ use super::{Context, Registry, decode};
 use crate::auth::{self, Access, Verb};
 use crate::cache::{CachePage, CachedObject, Filter};
 use crate::store_error;
+use crate::validation::names;
 
 /// Objects read from the store at once, when a page comes from there.
 const CHUNK: usize = 500;
@@ -78,6 +79,23 @@ impl Continue {
     }
 }
 
+/// Refuses also what could match nothing, because no object can have such a label.
+fn label_selector_of(text: &str) -> Result<labels::Selector, ApiError> {
+    let selector = labels::Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    for requirement in &selector.requirements {
+        let key = (&requirement.key, names::qualified_name(&requirement.key));
+        let values = requirement.values.iter().map(|value| (value, names::label_value(value)));
+        for (shown, problems) in std::iter::once(key).chain(values) {
+            if let Some(problem) = problems.first() {
+                let shown: String = shown.chars().take(names::LONGEST_SHOWN).collect();
+                let message = format!("unable to parse requirement: Invalid value: {shown:?}: {problem}");
+                return Err(ApiError::bad_request(message));
+            }
+        }
+    }
+    Ok(selector)
+}
+
 pub(super) fn filter(
     kind: &'static Kind,
     namespace: &str,
@@ -92,9 +110,7 @@ pub(super) fn filter(
     }
     let labels = match label_selector.trim() {
         "" => None,
-        text => {
-            Some(labels::Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?)
-        }
+        text => Some(label_selector_of(text)?),
     };
     let fields = match field_selector.trim() {
         "" => None,

@@ -1,6 +1,9 @@
 //! The syntax of names, labels and ports, with Kubernetes' messages. Each check returns what is wrong; nothing if
 //! all is well.
 
+/// Characters of a name that an error repeats.
+pub(crate) const LONGEST_SHOWN: usize = 256;
+
 const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 
 fn regex_message(message: &str, regex: &str, examples: &[&str]) -> String {

@@ -109,3 +109,91 @@ async fn pages_by_selector_are_full() {
     }
     assert_eq!(seen, ["p1", "p3", "p5", "p7"]);
 }
+
+#[tokio::test]
+async fn a_page_of_what_is_forgotten_can_be_had_as_it_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: std::sync::Arc<dyn weir_store::Store> =
+        std::sync::Arc::new(weir_store::embedded::open(dir.path().join("store")).unwrap());
+    let cluster = Cluster::over(store.clone(), dir, |_| {}).await;
+    let admin = cluster.admin();
+    for index in 0..5 {
+        admin.create(&config_map(&format!("m{index}"))).await.unwrap();
+    }
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let (_, first) = cluster.rest("GET", &format!("{MAPS}?limit=2"), "").await;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    admin.delete::<ConfigMap>("default", "m3", |_| {}).await.unwrap();
+    let last = admin.create(&config_map("m9")).await.unwrap();
+    store.compact(last.meta().resource_version.parse().unwrap()).await.unwrap();
+    let (code, expired) = cluster.rest("GET", &format!("{MAPS}?limit=2&continue={token}"), "").await;
+    assert_eq!((code, expired["reason"].as_str()), (410, Some("Expired")), "{expired}");
+    let fresh = expired["metadata"]["continue"].as_str().unwrap();
+    let (code, rest) = cluster.rest("GET", &format!("{MAPS}?continue={fresh}"), "").await;
+    let found: Vec<_> = rest["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!((code, found), (200, vec!["m2", "m4", "m9"]));
+    let (code, _) = cluster.rest("GET", &format!("{MAPS}?continue={fresh}&resourceVersion=1"), "").await;
+    assert_eq!(code, 400);
+}
+
+#[tokio::test]
+async fn a_list_shows_the_moment_that_is_asked_for() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let one = admin.create(&config_map("a")).await.unwrap().meta().resource_version.clone();
+    let two = admin.create(&config_map("b")).await.unwrap().meta().resource_version.clone();
+    let list = |query: String| {
+        let cluster = &cluster;
+        async move {
+            let (code, list) =
+                cluster.rest("GET", &format!("/api/v1/namespaces/default/configmaps?{query}"), "").await;
+            let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+            (code, list["items"].as_array().map(Vec::len), revision)
+        }
+    };
+    assert_eq!(
+        list(format!("resourceVersion={one}&resourceVersionMatch=Exact")).await,
+        (200, Some(1), one.clone())
+    );
+    assert_eq!(list(format!("resourceVersion={one}&limit=500")).await, (200, Some(1), one.clone()));
+    let (code, count, revision) =
+        list(format!("resourceVersion={two}&resourceVersionMatch=NotOlderThan")).await;
+    assert_eq!((code, count), (200, Some(2)));
+    assert!(revision.parse::<i64>().unwrap() >= two.parse().unwrap());
+    assert_eq!(list("resourceVersion=0".to_owned()).await.0, 200);
+    assert_eq!(list("resourceVersion=999999999".to_owned()).await.0, 504);
+}
+
+#[tokio::test]
+async fn the_pods_of_a_node_are_listed_page_by_page() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    for index in 0..9 {
+        let mut made = pod(&format!("p{index}"));
+        made.spec_mut().node_name = format!("n{}", index % 3);
+        admin.create(&made).await.unwrap();
+    }
+    admin.delete::<Pod>("default", "p4", |r| r.grace_period_seconds = Some(0)).await.unwrap();
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let (items, page) = admin
+            .list::<Pod>("", |r| {
+                r.limit = 1;
+                r.field_selector = "spec.nodeName=n1".to_owned();
+                r.continue_token = token;
+            })
+            .await
+            .unwrap();
+        seen.extend(items.into_iter().map(|pod| pod.meta().name.clone()));
+        token = page.continue_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["p1", "p7"]);
+}

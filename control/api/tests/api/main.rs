@@ -20,5 +20,6 @@ mod priority;
 mod rest;
 mod services;
 mod tls;
+mod validation;
 mod verbs;
 mod watches;
