@@ -52,6 +52,10 @@ pub enum Error {
     #[error("store {path} is damaged: {reason}")]
     Corrupt { path: String, reason: String },
 
+    /// A restore was cut off, and what is there is only a part.
+    #[error("restore of {target} was not finished: run it again, or {remedy} to begin with nothing")]
+    Unfinished { target: String, remedy: String },
+
     /// Another process has the file open.
     #[error("store {path} is in use by another process")]
     InUse { path: String },

@@ -23,6 +23,7 @@
 //! Left out on purpose: ranges other than prefixes, transactions with an else branch, compares other than by
 //! revision. Nothing in Weir needs them.
 
+pub mod backup;
 pub mod embedded;
 mod error;
 pub mod etcd;
@@ -89,6 +90,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Starts the lease's time anew. [`Error::LeaseNotFound`] if it has ended.
     async fn keep_alive(&self, lease: LeaseId) -> Result<()>;
+
+    /// How long the lease goes on if it is not kept alive. [`Error::LeaseNotFound`] if it has ended.
+    async fn time_left(&self, lease: LeaseId) -> Result<Duration>;
 
     /// Ends the lease now and deletes its keys. [`Error::LeaseNotFound`] if it has ended.
     async fn revoke(&self, lease: LeaseId) -> Result<()>;

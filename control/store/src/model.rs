@@ -23,6 +23,8 @@ pub struct KeyValue {
     pub mod_revision: i64,
     /// Number of puts since it was created; 0 in a delete event.
     pub version: i64,
+    /// The lease it ends with.
+    pub lease: Option<LeaseId>,
 }
 
 /// Something read, and the store's revision at that moment.

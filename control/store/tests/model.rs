@@ -64,9 +64,16 @@ impl Model {
                 let (create_revision, version) =
                     former.map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
                 let value = value.clone().into();
-                let kv =
-                    KeyValue { key: key.clone(), value, create_revision, mod_revision: revision, version };
-                state.insert(key.clone(), kv);
+                let (key, lease) = (key.clone(), None);
+                let kv = KeyValue {
+                    key: key.clone(),
+                    value,
+                    create_revision,
+                    mod_revision: revision,
+                    version,
+                    lease,
+                };
+                state.insert(key, kv);
             }
         }
         if changed {

@@ -53,7 +53,7 @@ impl<'a> Batch<'a> {
         for op in ops {
             let prev = self.latest(op.key()).map(|live| live.kv);
             let (event, lease) = match op {
-                Op::Put { key, value, lease } => (put(key, value, revision, prev), lease),
+                Op::Put { key, value, lease } => (put(key, value, lease, revision, prev), lease),
                 Op::Delete { key } => match prev {
                     Some(prev) => (delete(key, revision, prev), None),
                     None => continue,
@@ -91,15 +91,22 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn put(key: String, value: Bytes, revision: i64, prev: Option<KeyValue>) -> Event {
+fn put(key: String, value: Bytes, lease: Option<LeaseId>, revision: i64, prev: Option<KeyValue>) -> Event {
     let (create_revision, version) =
         prev.as_ref().map_or((revision, 1), |prev| (prev.create_revision, prev.version + 1));
-    let kv = KeyValue { key, value, create_revision, mod_revision: revision, version };
+    let kv = KeyValue { key, value, create_revision, mod_revision: revision, version, lease };
     Event { kind: EventKind::Put, kv, prev }
 }
 
 fn delete(key: String, revision: i64, prev: KeyValue) -> Event {
-    let kv = KeyValue { key, value: Bytes::new(), create_revision: 0, mod_revision: revision, version: 0 };
+    let kv = KeyValue {
+        key,
+        value: Bytes::new(),
+        create_revision: 0,
+        mod_revision: revision,
+        version: 0,
+        lease: None,
+    };
     Event { kind: EventKind::Delete, kv, prev: Some(prev) }
 }
 

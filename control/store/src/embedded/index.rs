@@ -194,6 +194,7 @@ fn key_value(key: &str, mod_revision: i64, put: &Put, value: Bytes) -> KeyValue 
         create_revision: put.create_revision,
         mod_revision,
         version: put.version,
+        lease: put.lease,
     }
 }
 
@@ -203,7 +204,8 @@ mod tests {
 
     fn put(index: &mut Index, key: &str, revision: i64, create_revision: i64, version: i64) {
         let value = Bytes::from(format!("{key}@{revision}"));
-        let kv = KeyValue { key: key.into(), value, create_revision, mod_revision: revision, version };
+        let lease = None;
+        let kv = KeyValue { key: key.into(), value, create_revision, mod_revision: revision, version, lease };
         index.put(0, &kv, None);
     }
 

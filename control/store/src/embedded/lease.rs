@@ -45,6 +45,12 @@ impl Leases {
         }
     }
 
+    /// What is left of its time; `None` if it has ended.
+    pub(super) fn time_left(&self, id: LeaseId, now: Instant) -> Option<Duration> {
+        let deadline = self.by_id.get(&id)?.deadline?;
+        Some(deadline.saturating_duration_since(now))
+    }
+
     /// The next moment at which a lease ends.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.by_id.values().filter_map(|lease| lease.deadline).min()

@@ -10,6 +10,7 @@
 //!
 //! - `record`, `disk`, `medium`: what the file holds, and how it is opened and examined.
 //! - `index`, `recent`, `lease`, `batch`: pure parts.
+//! - `restore`: makes the file of a backup.
 //! - `state`: what readers see. `writer`: the one thread that changes it. `watch`: a reader's place in history.
 //!
 //! **Invariant:** nothing is shown or answered before it is durable.
@@ -31,6 +32,7 @@ mod lease;
 mod medium;
 mod recent;
 mod record;
+mod restore;
 mod state;
 mod watch;
 mod writer;
@@ -50,6 +52,7 @@ use index::Index;
 use lease::Leases;
 use medium::{FileMedium, Medium};
 use recent::Recent;
+pub use restore::restore;
 use state::{Shared, State};
 use writer::{Request, Writer};
 
@@ -77,8 +80,9 @@ impl Default for Options {
 ///
 /// Reads the whole file, so it blocks: about a second for each few hundred megabytes.
 ///
-/// Fails with [`Error::Foreign`] or [`Error::Corrupt`] if the file is not a store in good order, and with
-/// [`Error::InUse`] if another process has it open.
+/// Fails with [`Error::Foreign`] or [`Error::Corrupt`] if the file is not a store in good order, with
+/// [`Error::InUse`] if another process has it open, and with [`Error::Unfinished`] if it was to be restored and that was
+/// cut off.
 pub fn open(path: impl AsRef<Path>) -> Result<Embedded> {
     open_with(path, &Options::default())
 }
@@ -86,6 +90,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Embedded> {
 /// [`open`] with other than the default options.
 pub fn open_with(path: impl AsRef<Path>, options: &Options) -> Result<Embedded> {
     let path = path.as_ref();
+    restore::check_finished(path)?;
     let start = || start(Box::new(FileMedium::prepare(path)?), options);
     start().map_err(|fault| fault.opening(path))
 }
@@ -228,6 +233,11 @@ impl Store for Embedded {
         } else {
             Err(Error::LeaseNotFound(lease))
         }
+    }
+
+    async fn time_left(&self, lease: LeaseId) -> Result<Duration> {
+        drop(self.shared.read("read a lease")?);
+        self.shared.leases().time_left(lease, Instant::now()).ok_or(Error::LeaseNotFound(lease))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {

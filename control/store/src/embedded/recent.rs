@@ -80,7 +80,8 @@ mod tests {
 
     fn change(revision: i64, size: usize) -> Arc<Change> {
         let value = Bytes::from(vec![0; size]);
-        let kv = KeyValue { key: "k".into(), value, create_revision: 1, mod_revision: revision, version: 1 };
+        let (key, lease) = ("k".into(), None);
+        let kv = KeyValue { key, value, create_revision: 1, mod_revision: revision, version: 1, lease };
         Arc::new(Change { revision, events: vec![Event { kind: EventKind::Put, kv, prev: None }] })
     }
 

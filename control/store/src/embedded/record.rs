@@ -52,11 +52,11 @@ pub(super) struct Put<'a> {
 impl Record<'_> {
     /// The key as it was after the change, at `revision`.
     pub(super) fn key_value(&self, revision: i64) -> KeyValue {
-        let (create_revision, version, value) = match &self.put {
-            Some(put) => (put.create_revision, put.version, Bytes::copy_from_slice(put.value)),
-            None => (0, 0, Bytes::new()),
+        let (create_revision, version, lease, value) = match &self.put {
+            Some(put) => (put.create_revision, put.version, put.lease, Bytes::copy_from_slice(put.value)),
+            None => (0, 0, None, Bytes::new()),
         };
-        KeyValue { key: self.key.to_owned(), value, create_revision, mod_revision: revision, version }
+        KeyValue { key: self.key.to_owned(), value, create_revision, mod_revision: revision, version, lease }
     }
 }
 
@@ -119,6 +119,7 @@ mod tests {
             create_revision: 7,
             mod_revision: 9,
             version: 2,
+            lease: Some(LeaseId(5)),
         };
         Event { kind: EventKind::Put, kv, prev: None }
     }
@@ -140,6 +141,7 @@ mod tests {
             create_revision: 0,
             mod_revision: 3,
             version: 0,
+            lease: None,
         };
         let (event, mut buffer) = (Event { kind: EventKind::Delete, kv, prev: None }, Vec::new());
         encode(&event, None, &mut buffer);

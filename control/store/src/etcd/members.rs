@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, TlsOptions, WatchClient,
+};
 use tokio::time::{sleep, timeout};
 
 use super::failure::{Asked, Failure};
@@ -119,6 +121,21 @@ impl Members {
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    pub(super) async fn range(
+        &self,
+        operation: &'static str,
+        key: impl Into<Vec<u8>>,
+        options: GetOptions,
+        revision: i64,
+    ) -> Result<GetResponse> {
+        let key = key.into();
+        let send = |mut member: Member| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { member.kv.get(key, Some(options)).await }
+        };
+        self.request(Asked { operation, revision }, Repeat::Harmless, send).await
     }
 
     /// Turns to the next member, unless another request has done so already.

@@ -1,10 +1,11 @@
 //! The store on an etcd cluster, 3.4 or later: the production one.
 //!
-//! etcd's own model is the crate's, so this is a translation: `convert` between types, `failure` of errors. Two things
+//! etcd's own model is the crate's, so this is a translation: `convert` between types, `failure` of errors. Three things
 //! are more than that:
 //!
 //! - `members`: requests go to one member and turn to the next when it fails. What was surely not performed is repeated,
 //!   for up to ten seconds; a change whose answer got lost is reported as [`Error::OutcomeUnknown`] and never repeated.
+//! - Revisions are etcd's, or lie above a fixed base in a cluster that was restored from a backup (`restore`).
 //! - Lists are read in pages that adapt to the size of the values, all at one revision.
 //!
 //! etcd must have its quota (`--quota-backend-bytes`) watched by its operator: when it is used up, writes are
@@ -13,6 +14,7 @@
 mod convert;
 mod failure;
 mod members;
+mod restore;
 mod watch;
 
 use std::{fmt, time::Duration};
@@ -22,12 +24,15 @@ use etcd_client::{
     Certificate, CompactionOptions, GetOptions, GetResponse, Identity, TlsOptions, TxnOpResponse,
 };
 
+use convert::Base;
 use failure::Asked;
 use members::{Member, Members, Repeat};
 
 use crate::{
     Error, KeyValue, LeaseId, ListOptions, Page, Result, Snapshot, Store, Txn, TxnOutcome, WatchStream,
 };
+
+pub use restore::restore;
 
 /// Keys and bytes that a page of a list is meant to have.
 const PAGE_KEYS: usize = 256;
@@ -57,6 +62,7 @@ impl fmt::Debug for Tls {
 /// A store on an etcd cluster.
 pub struct Etcd {
     members: Members,
+    base: Base,
     /// Counts the questions for progress.
     asked: tokio::sync::watch::Sender<u64>,
 }
@@ -67,16 +73,16 @@ impl fmt::Debug for Etcd {
     }
 }
 
-/// Connects to the cluster whose members are at `endpoints` (URLs), and makes sure that it answers.
+/// Connects to the cluster whose members are at `endpoints` (URLs), and makes sure that it answers. Fails with
+/// [`Error::Unfinished`] if it was to be restored and that was cut off.
 pub async fn connect<E: AsRef<str>>(
     endpoints: impl IntoIterator<Item = E>,
     tls: Option<&Tls>,
 ) -> Result<Etcd> {
     let endpoints: Vec<String> = endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
     let members = Members::new(&endpoints, tls.map(tls_options).as_ref()).await?;
-    let store = Etcd { members, asked: tokio::sync::watch::Sender::new(0) };
-    store.range("connect", "/", GetOptions::new().with_count_only(), 0).await?;
-    Ok(store)
+    let base = restore::base(&members, &endpoints.join(", ")).await?;
+    Ok(Etcd { members, base, asked: tokio::sync::watch::Sender::new(0) })
 }
 
 fn tls_options(tls: &Tls) -> TlsOptions {
@@ -98,12 +104,16 @@ impl Etcd {
         options: GetOptions,
         revision: i64,
     ) -> Result<GetResponse> {
-        let key = key.into();
-        let send = |mut member: Member| {
-            let (key, options) = (key.clone(), options.clone());
-            async move { member.kv.get(key, Some(options)).await }
-        };
-        self.members.request(Asked { operation, revision }, Repeat::Harmless, send).await
+        self.members.range(operation, key, options, revision).await
+    }
+
+    /// etcd's number for a past revision of ours. What is from before a restore is gone.
+    fn past(&self, ours: i64) -> Result<i64> {
+        self.base.theirs(ours).ok_or(Error::Compacted { compacted: self.base.0 + 1 })
+    }
+
+    fn revision(&self, header: Option<&etcd_client::ResponseHeader>) -> i64 {
+        self.base.ours(header.map_or(0, etcd_client::ResponseHeader::revision))
     }
 
     /// Lists at one revision, in as many requests as it takes.
@@ -115,15 +125,15 @@ impl Etcd {
         loop {
             let wanted = if options.limit == 0 { keys } else { keys.min(options.limit - items.len()) };
             let (start, end) = convert::range(prefix, after.as_deref());
-            let at = revision.unwrap_or(0);
+            let at = revision.map_or(Ok(0), |ours| self.past(ours))?;
             let request = GetOptions::new().with_range(end).with_limit(wanted as i64).with_revision(at);
-            let mut response = self.range("list", start, request, at).await?;
-            let now = *revision.get_or_insert(header_revision(response.header()));
+            let mut response = self.range("list", start, request, revision.unwrap_or(0)).await?;
+            let now = *revision.get_or_insert(self.revision(response.header()));
             let found = response.take_kvs();
             let remaining = response.count().saturating_sub(found.len() as i64).unsigned_abs();
             let size: usize = found.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
             for kv in found {
-                items.push(convert::key_value(kv)?);
+                items.push(convert::key_value(kv, self.base)?);
             }
             let full = options.limit != 0 && items.len() >= options.limit;
             if remaining == 0 || full || !response.more() {
@@ -137,20 +147,16 @@ impl Etcd {
     /// A watch from the compaction's own revision would miss deletes there; etcd does not refuse it, so we do.
     async fn check_not_compacted(&self, from: i64) -> Result<()> {
         let before = from - 1;
-        if before < 1 {
+        if before < 1 || before == self.base.0 {
             return Ok(());
         }
-        let options = GetOptions::new().with_count_only().with_revision(before);
+        let options = GetOptions::new().with_count_only().with_revision(self.past(before)?);
         match self.range("watch", "/", options, before).await {
             // A member that lags behind may not have it yet.
             Ok(_) | Err(Error::FutureRevision { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
-}
-
-fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> i64 {
-    header.map_or(0, etcd_client::ResponseHeader::revision)
 }
 
 /// The lease that is missing, if that is what the error says.
@@ -172,8 +178,9 @@ impl Store for Etcd {
             return Err(Error::EmptyKey);
         }
         let mut response = self.range("get", key, GetOptions::new(), 0).await?;
-        let value = response.take_kvs().pop().map(convert::key_value).transpose()?;
-        Ok(Snapshot { revision: header_revision(response.header()), value })
+        let found = response.take_kvs().pop();
+        let value = found.map(|kv| convert::key_value(kv, self.base)).transpose()?;
+        Ok(Snapshot { revision: self.revision(response.header()), value })
     }
 
     async fn list(&self, prefix: &str, options: ListOptions) -> Result<Page> {
@@ -190,7 +197,7 @@ impl Store for Etcd {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         txn.check()?;
-        let request = convert::txn(&txn);
+        let request = convert::txn(&txn, self.base);
         let lease = txn.ops.iter().find_map(crate::Op::lease).unwrap_or(LeaseId(0));
         let send = |mut member: Member| {
             let request = request.clone();
@@ -203,20 +210,22 @@ impl Store for Etcd {
         if !response.succeeded() {
             for answer in response.op_responses() {
                 if let TxnOpResponse::Get(mut answer) = answer {
-                    current.push(answer.take_kvs().pop().map(convert::key_value).transpose()?);
+                    let found = answer.take_kvs().pop();
+                    current.push(found.map(|kv| convert::key_value(kv, self.base)).transpose()?);
                 }
             }
         }
         Ok(TxnOutcome {
             committed: response.succeeded(),
-            revision: header_revision(response.header()),
+            revision: self.revision(response.header()),
             current,
         })
     }
 
     async fn watch(&self, prefix: &str, from_revision: i64) -> Result<WatchStream> {
         self.check_not_compacted(from_revision).await?;
-        let send = |member| watch::open(member, prefix, from_revision, self.asked.subscribe());
+        let from = if from_revision == 0 { 0 } else { self.past(from_revision)? };
+        let send = |member| watch::open(member, prefix, from, self.asked.subscribe(), self.base);
         self.members
             .request(Asked { operation: "watch", revision: from_revision }, Repeat::Harmless, send)
             .await?
@@ -228,8 +237,9 @@ impl Store for Etcd {
     }
 
     async fn compact(&self, revision: i64) -> Result<()> {
+        let Some(theirs) = self.base.theirs(revision) else { return Ok(()) };
         let send = |mut member: Member| async move {
-            member.kv.compact(revision, Some(CompactionOptions::new())).await
+            member.kv.compact(theirs, Some(CompactionOptions::new())).await
         };
         match self.members.request(Asked { operation: "compact", revision }, Repeat::Harmless, send).await {
             // It has been done already.
@@ -251,6 +261,16 @@ impl Store for Etcd {
         let send =
             |mut member: Member| async move { lease_error(lease, member.lease.keep_alive(lease.0).await) };
         self.members.request(asked, Repeat::Harmless, send).await?.map(|_| ())
+    }
+
+    async fn time_left(&self, lease: LeaseId) -> Result<Duration> {
+        let asked = Asked { operation: "read a lease", revision: 0 };
+        let send = |mut member: Member| async move {
+            lease_error(lease, member.lease.time_to_live(lease.0, None).await)
+        };
+        let answer = self.members.request(asked, Repeat::Harmless, send).await??;
+        // etcd says -1 of a lease that it does not know.
+        u64::try_from(answer.ttl()).map(Duration::from_secs).map_err(|_| Error::LeaseNotFound(lease))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {

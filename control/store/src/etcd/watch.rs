@@ -7,7 +7,10 @@ use etcd_client::{WatchOptions, WatchResponse};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::timeout};
 
-use super::{convert, members::Member};
+use super::{
+    convert::{self, Base},
+    members::Member,
+};
 use crate::{Batch, Error, Result, WatchStream};
 
 /// How long etcd may take to put a watch in place.
@@ -22,14 +25,16 @@ struct Reader {
     /// Changes when somebody wants to know how far the watches are.
     asked: watch::Receiver<u64>,
     may_ask: bool,
+    base: Base,
 }
 
-/// Puts a watch in place on one member. The outer error is the transport's, and lets another member be tried.
+/// Puts a watch in place on one member, from a revision of etcd's. The outer error is the transport's, and lets another member be tried.
 pub(super) async fn open(
     mut member: Member,
     prefix: &str,
     from: i64,
     asked: watch::Receiver<u64>,
+    base: Base,
 ) -> Result<Result<WatchStream>, etcd_client::Error> {
     let may_ask = orders_progress(member.version().await?);
     let (start, end) = convert::range(prefix, None);
@@ -41,10 +46,10 @@ pub(super) async fn open(
         created.map_err(|_| etcd_client::Error::WatchError("watch is not created in time".to_owned()))??;
     let first = match created {
         None => return Err(etcd_client::Error::WatchError("etcd closed the stream".to_owned())),
-        Some(response) => batches(&response),
+        Some(response) => batches(&response, base),
     };
     let reader = match first {
-        Ok(ready) => Reader { stream, ready: ready.into(), asked, may_ask },
+        Ok(ready) => Reader { stream, ready: ready.into(), asked, may_ask, base },
         Err(error) => return Ok(Err(error)),
     };
     let batches = stream::unfold(Some(reader), async |reader| {
@@ -71,7 +76,7 @@ impl Reader {
                 }
             };
             match response {
-                Ok(Some(response)) => self.ready.extend(batches(&response)?),
+                Ok(Some(response)) => self.ready.extend(batches(&response, self.base)?),
                 Ok(None) => return Err(unavailable("etcd closed the stream".to_owned())),
                 Err(error) => return Err(lost(error)),
             }
@@ -80,9 +85,9 @@ impl Reader {
 }
 
 /// The batches of a response: one for each revision, or one without events. None of the response to the creation.
-fn batches(response: &WatchResponse) -> Result<Vec<Batch>> {
+fn batches(response: &WatchResponse, base: Base) -> Result<Vec<Batch>> {
     if response.compact_revision() > 0 {
-        return Err(Error::Compacted { compacted: response.compact_revision() });
+        return Err(Error::Compacted { compacted: base.ours(response.compact_revision()) });
     }
     if response.canceled() {
         return Err(unavailable(format!("etcd ended the watch: {}", response.cancel_reason())));
@@ -91,12 +96,12 @@ fn batches(response: &WatchResponse) -> Result<Vec<Batch>> {
         return Ok(Vec::new());
     }
     if response.events().is_empty() {
-        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let revision = base.ours(response.header().map_or(0, etcd_client::ResponseHeader::revision));
         return Ok(vec![Batch { revision, events: Vec::new() }]);
     }
     let mut batches: Vec<Batch> = Vec::new();
     for event in response.events() {
-        let Some(event) = convert::event(event)? else { continue };
+        let Some(event) = convert::event(event, base)? else { continue };
         let revision = event.kv.mod_revision;
         match batches.last_mut() {
             Some(batch) if batch.revision == revision => batch.events.push(event),

@@ -102,6 +102,63 @@ async fn a_cluster_goes_on_when_a_member_dies_and_no_write_is_lost_or_doubled() 
     assert_eq!((kv.value, kv.version), (GOAL.to_string().into(), GOAL));
 }
 
+/// The member that leads, and the id of another.
+fn leader(members: &[EtcdServer]) -> Option<(usize, String)> {
+    let urls = members.iter().map(|member| member.url.clone()).collect::<Vec<_>>().join(",");
+    // endpoint, id, version, size, leader, …
+    let status = members[0].ctl(&["endpoint", "status", "--write-out=simple", "--endpoints", &urls]);
+    let rows: Vec<Vec<&str>> = status.lines().map(|line| line.split(", ").collect()).collect();
+    let leading = rows.iter().find(|row| row.get(4) == Some(&"true"))?;
+    let index = members.iter().position(|member| member.url == leading[0])?;
+    let other = rows.iter().find(|row| row.get(4) == Some(&"false"))?;
+    Some((index, other[1].to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_leader_moves_writers_and_a_watch_go_on_in_order() {
+    let Some(members) = EtcdServer::start_cluster(3) else { return };
+    let urls: Vec<String> = members.iter().map(|member| member.url.clone()).collect();
+    let store: Arc<dyn Store> = Arc::new(etcd::connect(&urls, None).await.unwrap());
+    put_again(&*store, "/begun").await;
+    let watching = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            let (mut seen, mut next) = (0, 1);
+            while seen < GOAL {
+                let Ok(mut watch) = store.watch("/counter", next).await else { continue };
+                while let Some(Ok(batch)) = watch.next().await {
+                    next = batch.revision + 1;
+                    for event in batch.events {
+                        assert_eq!(event.kv.version, seen + 1, "a count was left out, or came twice");
+                        seen += 1;
+                    }
+                    if seen == GOAL {
+                        break;
+                    }
+                }
+            }
+        }
+    });
+    let writer = tokio::spawn(count_to(Arc::clone(&store), GOAL));
+    for round in 1..=4 {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while counter(&*store).await < GOAL * round / 6 {
+            assert!(Instant::now() < deadline, "writer is stuck");
+        }
+        let (index, other) = loop {
+            assert!(Instant::now() < deadline, "nobody leads");
+            if let Some(found) = leader(&members) {
+                break found;
+            }
+        };
+        members[index].ctl(&["move-leader", &other]);
+    }
+    writer.await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), watching).await.expect("the watch hangs").unwrap();
+    let kv = store.get("/counter").await.unwrap().value.unwrap();
+    assert_eq!((kv.value, kv.version), (GOAL.to_string().into(), GOAL));
+}
+
 async fn counter(store: &dyn Store) -> i64 {
     store.get("/counter").await.map_or(0, |read| read.value.map_or(0, |kv| kv.version))
 }

@@ -2,6 +2,7 @@
 //! to us.
 
 mod backend;
+mod backups;
 mod etcd_faults;
 mod promises;
 
