@@ -12,6 +12,7 @@ use tower::Service;
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::dataplane_service_client::DataplaneServiceClient;
 use weir_proto::weir::v1::inspect_client::InspectClient;
+use weir_proto::weir::v1::maintenance_client::MaintenanceClient;
 use weir_proto::weir::v1::node_service_client::NodeServiceClient;
 use weir_proto::weir::v1::resources_client::ResourcesClient;
 use weir_proto::weir::v1::streams_client::StreamsClient;
@@ -105,7 +106,7 @@ impl Client {
         self
     }
 
-    /// A clone that writes only as long as `leadership` lasts.
+    /// A clone that writes only as long as `leadership` lasts; what it has sent then counts no more either.
     pub fn fenced(&self, leadership: &Leadership) -> Client {
         Client { leadership: Some(leadership.clone()), ..self.clone() }
     }
@@ -129,6 +130,10 @@ impl Client {
 
     pub fn inspect(&self) -> InspectClient<Transport> {
         InspectClient::new(self.transport()).max_decoding_message_size(LONGEST_MESSAGE)
+    }
+
+    pub fn maintenance(&self) -> MaintenanceClient<Transport> {
+        MaintenanceClient::new(self.transport()).max_decoding_message_size(LONGEST_MESSAGE)
     }
 
     pub fn node_service(&self) -> NodeServiceClient<Transport> {
@@ -168,7 +173,11 @@ impl Client {
             }
             let transport = self.transport();
             let client = ResourcesClient::new(transport.clone()).max_decoding_message_size(LONGEST_MESSAGE);
-            let answer = tokio::time::timeout(self.timeout, send(client, Request::new(message.clone())));
+            let mut request = Request::new(message.clone());
+            if let Some(leadership) = self.leadership.as_ref().filter(|_| !reads) {
+                leadership.sign(request.metadata_mut());
+            }
+            let answer = tokio::time::timeout(self.timeout, send(client, request));
             let status = match answer.await {
                 Ok(Ok(response)) => {
                     self.warn(&response);
@@ -192,7 +201,12 @@ impl Client {
             attempts -= 1;
             match error {
                 Error::Transport { sent, .. } if attempts > 0 && (reads || !sent) => {}
-                error => return Err(error),
+                error => {
+                    if let Some(leadership) = self.leadership.as_ref().filter(|_| error.is_deposed()) {
+                        leadership.deposed();
+                    }
+                    return Err(error);
+                }
             }
         }
     }

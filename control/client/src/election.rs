@@ -5,13 +5,15 @@
 //! counts itself out, before anybody else can come in.
 //!
 //! A process that was stopped and wakes late has missed that: its [`Leadership`] is then over by the monotonic clock,
-//! and a client bound to it ([`crate::Client::fenced`]) refuses to write. What was already on its way is
-//! caught by resourceVersion.
+//! and a client bound to it ([`crate::Client::fenced`]) refuses to write. What was already on its way says by which Lease it
+//! was sent, and the API server makes that Lease part of the write's transaction: it changes nothing once another
+//! holds it. Who has lost the Lease competes for it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use weir_proto::coordination::v1::{Lease, LeaseSpec};
 use weir_proto::meta::v1::MicroTime;
 
@@ -19,6 +21,9 @@ use crate::api::Api;
 use crate::backoff::spread;
 use crate::client::Client;
 use crate::{Error, Result, metrics};
+
+/// The metadata that the API server reads a claim from.
+const CLAIM: &str = "weir-leadership-bin";
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -32,7 +37,33 @@ pub struct Config {
     pub retry_period: Duration,
 }
 
+/// What cannot keep two from leading at a time.
+#[derive(Debug, thiserror::Error)]
+pub enum TimingError {
+    #[error("the lease duration must be longer than the renew deadline")]
+    Deadline,
+    #[error("the renew deadline must be longer than 1.2 retry periods")]
+    Retries,
+    #[error("the lease duration must be whole seconds, and the retry period above zero")]
+    Units,
+}
+
 impl Config {
+    /// As Kubernetes' components ask it.
+    pub fn check(&self) -> Result<(), TimingError> {
+        let seconds = i32::try_from(self.lease_duration.as_secs());
+        if seconds.is_err() || self.lease_duration.subsec_nanos() != 0 || self.retry_period.is_zero() {
+            return Err(TimingError::Units);
+        }
+        if self.lease_duration <= self.renew_deadline {
+            return Err(TimingError::Deadline);
+        }
+        if self.renew_deadline <= self.retry_period.mul_f64(1.2) {
+            return Err(TimingError::Retries);
+        }
+        Ok(())
+    }
+
     /// The Lease `name` in `kube-system`, with the durations that Kubernetes' components have.
     pub fn new(name: impl Into<String>, identity: impl Into<String>) -> Config {
         Config {
@@ -51,11 +82,30 @@ impl Config {
 pub struct Leadership {
     lost: CancellationToken,
     deadline: Arc<Mutex<Instant>>,
+    /// By what right: `NAMESPACE/NAME/TRANSITIONS/HOLDER` of the Lease, as the API server reads it.
+    claim: Arc<str>,
 }
 
 impl Leadership {
-    fn until(deadline: Instant, lost: CancellationToken) -> Leadership {
-        Leadership { lost, deadline: Arc::new(Mutex::new(deadline)) }
+    fn until(deadline: Instant, lost: CancellationToken, lease: &Lease) -> Leadership {
+        let (meta, spec) = (lease.meta(), lease.spec());
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        let transitions = spec.lease_transitions.unwrap_or(0);
+        let claim = format!("{}/{}/{transitions}/{holder}", meta.namespace, meta.name);
+        Leadership { lost, deadline: Arc::new(Mutex::new(deadline)), claim: claim.into() }
+    }
+
+    /// Says in a request by what right it is made.
+    pub(crate) fn sign(&self, metadata: &mut MetadataMap) {
+        metadata.insert_bin(CLAIM, MetadataValue::from_bytes(self.claim.as_bytes()));
+    }
+
+    /// The API server knows better than our clock.
+    pub(crate) fn deposed(&self) {
+        if !self.lost.is_cancelled() {
+            tracing::warn!(claim = &*self.claim, "the API server refuses our writes: the lease was taken");
+            self.lost.cancel();
+        }
     }
 
     /// False once it was lost, and also if the deadline has passed while this process could not notice.
@@ -87,7 +137,7 @@ where
     while let Some(held) = candidate.acquire(cancel).await {
         metrics::leads(&config.name, true);
         tracing::info!(lease = config.name, identity = config.identity, "leading");
-        let leadership = Leadership::until(held.until, cancel.child_token());
+        let leadership = Leadership::until(held.until, cancel.child_token(), &held.lease);
         {
             let work = lead(leadership.clone());
             tokio::pin!(work);
@@ -143,8 +193,8 @@ impl Candidate {
         let began = Instant::now();
         let until = began + self.config.renew_deadline;
         let written = match self.api.get_opt(&self.config.name).await? {
-            None => self.api.create(&self.claim(Lease::default())).await,
-            Some(lease) if self.free(&lease) => self.api.update(&self.claim(lease)).await,
+            None => self.api.create(&self.won(Lease::default())).await,
+            Some(lease) if self.free(&lease) => self.api.update(&self.won(lease)).await,
             Some(_) => return Ok(None),
         };
         match written {
@@ -171,17 +221,22 @@ impl Candidate {
         }
     }
 
-    fn claim(&self, mut lease: Lease) -> Lease {
+    /// Each leadership has a number of its own, even if the same instance leads again: what is under way from the
+    /// one before must not count for this one.
+    fn won(&self, mut lease: Lease) -> Lease {
         let meta = lease.meta_mut();
         meta.namespace = self.config.namespace.clone();
         meta.name = self.config.name.clone();
+        let spec = lease.spec_mut();
+        spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
+        spec.acquire_time = Some(MicroTime::now());
+        spec.holder_identity = Some(self.config.identity.clone());
+        self.fresh(lease)
+    }
+
+    fn fresh(&self, mut lease: Lease) -> Lease {
         let now = MicroTime::now();
         let spec = lease.spec_mut();
-        if spec.holder_identity.as_deref() != Some(self.config.identity.as_str()) {
-            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count + 1));
-            spec.acquire_time = Some(now);
-            spec.holder_identity = Some(self.config.identity.clone());
-        }
         spec.lease_duration_seconds = Some(self.config.lease_duration.as_secs() as i32);
         spec.renew_time = Some(now);
         lease
@@ -217,14 +272,15 @@ impl Candidate {
 
     /// An answer that was lost leaves us with an old revision: if the Lease still is ours, go on from what it is.
     async fn renewed(&self, lease: &Lease) -> Result<Lease> {
-        match self.api.update(&self.claim(lease.clone())).await {
+        match self.api.update(&self.fresh(lease.clone())).await {
             Err(conflict) if conflict.is_conflict() => {
                 let now = self.api.get(&self.config.name).await?;
-                let holder = now.spec().holder_identity.as_deref();
-                if holder != Some(self.config.identity.as_str()) {
+                let same = now.spec().holder_identity == lease.spec().holder_identity
+                    && now.spec().lease_transitions == lease.spec().lease_transitions;
+                if !same {
                     return Err(conflict);
                 }
-                self.api.update(&self.claim(now)).await
+                self.api.update(&self.fresh(now)).await
             }
             answer => answer,
         }
@@ -283,6 +339,22 @@ mod tests {
             .await;
         });
         cancel
+    }
+
+    #[test]
+    fn timings_by_which_two_could_lead_are_refused() {
+        let with = |lease, renew, retry| {
+            let [lease_duration, renew_deadline, retry_period] =
+                [lease, renew, retry].map(Duration::from_millis);
+            Config { lease_duration, renew_deadline, retry_period, ..Config::new("l", "a") }.check()
+        };
+        assert!(Config::new("l", "a").check().is_ok());
+        assert!(with(3000, 2000, 500).is_ok());
+        for wrong in
+            [with(2000, 2000, 500), with(3000, 2000, 1900), with(2500, 2000, 500), with(3000, 2000, 0)]
+        {
+            assert!(wrong.is_err());
+        }
     }
 
     #[tokio::test]

@@ -80,6 +80,12 @@ impl Error {
         self.is(&["Forbidden"])
     }
 
+    /// The write was made as a leader, and another leads by now.
+    pub fn is_deposed(&self) -> bool {
+        let lost = |error: &ApiError| error.causes().iter().any(|cause| cause.reason == "LeadershipLost");
+        self.api().is_some_and(lost)
+    }
+
     /// Nothing was wrong with the request: the same may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::Transport { .. } | Error::Timeout { .. })

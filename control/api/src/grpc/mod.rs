@@ -2,6 +2,7 @@
 //! Warnings travel as response metadata `warning`, one entry each.
 
 pub(crate) mod inspect;
+pub(crate) mod maintenance;
 pub(crate) mod nodes;
 pub(crate) mod resources;
 pub(crate) mod streams;

@@ -1,8 +1,11 @@
 //! `weir.v1.Resources`: the eight verbs.
 
+use std::sync::Arc;
+
 use futures::stream::{self, BoxStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Extensions, Request, Response, Status};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1 as pb;
 use weir_proto::weir::v1::resources_server::Resources;
@@ -11,7 +14,8 @@ use super::{caller, respond, wire};
 use crate::cache::Watcher;
 use crate::metrics;
 use crate::registry::{
-    Context, DeleteOptions, ListQuery, PatchType, Propagation, Registry, Version, WatchQuery, Written,
+    CLAIM_METADATA, Claim, Context, DeleteOptions, ListQuery, PatchType, Propagation, Registry, Version,
+    WatchQuery, Written,
 };
 
 /// Ends when the server drains.
@@ -21,11 +25,16 @@ pub(crate) struct ResourcesFace {
     pub(crate) draining: CancellationToken,
 }
 
-fn context(extensions: &Extensions, dry_run: bool) -> Result<Context, ApiError> {
+fn context<T>(request: &Request<T>, dry_run: bool) -> Result<Context, ApiError> {
     if dry_run {
         metrics::note_dry_run();
     }
-    Ok(Context { dry_run, ..Context::new(caller(extensions)?) })
+    let claim = match request.metadata().get_bin(CLAIM_METADATA).map(MetadataValue::to_bytes) {
+        None => None,
+        Some(Ok(bytes)) => Some(Arc::new(Claim::parse(&bytes)?)),
+        Some(Err(error)) => return Err(ApiError::bad_request(format!("{CLAIM_METADATA}: {error}"))),
+    };
+    Ok(Context { dry_run, claim, ..Context::new(caller(request.extensions())?) })
 }
 
 fn written(written: &Written, mut warnings: Vec<String>) -> Result<Response<pb::Object>, Status> {
@@ -36,7 +45,7 @@ fn written(written: &Written, mut warnings: Vec<String>) -> Result<Response<pb::
 #[tonic::async_trait]
 impl Resources for ResourcesFace {
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::Object>, Status> {
-        let context = context(request.extensions(), false)?;
+        let context = context(&request, false)?;
         let target = wire::target(request.into_inner().r#ref)?;
         let object = self.registry.get(&context, &target).await?;
         metrics::note_size(object.protobuf.len());
@@ -44,7 +53,7 @@ impl Resources for ResourcesFace {
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        let context = context(request.extensions(), false)?;
+        let context = context(&request, false)?;
         let request = request.into_inner();
         let kind = wire::kind(request.kind.as_ref())?;
         let limit = usize::try_from(request.limit)
@@ -70,7 +79,7 @@ impl Resources for ResourcesFace {
     type WatchStream = BoxStream<'static, Result<pb::WatchEvent, Status>>;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let context = context(request.extensions(), false)?;
+        let context = context(&request, false)?;
         let request = request.into_inner();
         let kind = wire::kind(request.kind.as_ref())?;
         let query = WatchQuery {
@@ -85,7 +94,7 @@ impl Resources for ResourcesFace {
     }
 
     async fn create(&self, request: Request<pb::CreateRequest>) -> Result<Response<pb::Object>, Status> {
-        let context = context(request.extensions(), request.get_ref().dry_run)?;
+        let context = context(&request, request.get_ref().dry_run)?;
         let request = request.into_inner();
         let target = wire::target(request.r#ref)?;
         let mut warnings = Vec::new();
@@ -95,7 +104,7 @@ impl Resources for ResourcesFace {
     }
 
     async fn update(&self, request: Request<pb::UpdateRequest>) -> Result<Response<pb::Object>, Status> {
-        let context = context(request.extensions(), request.get_ref().dry_run)?;
+        let context = context(&request, request.get_ref().dry_run)?;
         let request = request.into_inner();
         let target = wire::target(request.r#ref)?;
         let mut warnings = Vec::new();
@@ -106,7 +115,7 @@ impl Resources for ResourcesFace {
 
     async fn patch(&self, request: Request<pb::PatchRequest>) -> Result<Response<pb::Object>, Status> {
         use pb::patch_request::Type;
-        let context = context(request.extensions(), request.get_ref().dry_run)?;
+        let context = context(&request, request.get_ref().dry_run)?;
         let request = request.into_inner();
         let patch_type = match request.r#type() {
             Type::Json => PatchType::Json,
@@ -123,7 +132,7 @@ impl Resources for ResourcesFace {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
-        let context = context(request.extensions(), request.get_ref().dry_run)?;
+        let context = context(&request, request.get_ref().dry_run)?;
         let request = request.into_inner();
         let target = wire::target(request.r#ref)?;
         let options = DeleteOptions {
@@ -140,7 +149,7 @@ impl Resources for ResourcesFace {
         &self,
         request: Request<pb::DeleteCollectionRequest>,
     ) -> Result<Response<pb::DeleteCollectionResponse>, Status> {
-        let context = context(request.extensions(), false)?;
+        let context = context(&request, false)?;
         let request = request.into_inner();
         let kind = wire::kind(request.kind.as_ref())?;
         let query = ListQuery {

@@ -8,6 +8,7 @@ use weir_proto::status::ApiError;
 use weir_proto::{Object, Resource};
 use weir_store::Txn;
 
+use super::fence::Fence;
 use super::{Context, Registry, Target, Written};
 use crate::admission;
 use crate::allocate::Claims;
@@ -59,6 +60,7 @@ impl Registry {
         let uid = random::uuid().map_err(|error| ApiError::internal(error.to_string()))?;
         strategy::stamp_new(object.meta_mut(), uid, Time::now());
 
+        let mut fence = self.fence(context).await?;
         for _ in 0..ATTEMPTS {
             let mut new = object.clone();
             if generated {
@@ -76,7 +78,7 @@ impl Registry {
                 self.check_absent(&target).await?;
                 return Ok(Written { object: Arc::new(CachedObject::new(new, 0)), warnings });
             }
-            if let Some(object) = self.insert(&target, new, &claims, generated).await? {
+            if let Some(object) = self.insert(&target, new, &claims, &mut fence, generated).await? {
                 return Ok(Written { object, warnings });
             }
         }
@@ -95,10 +97,12 @@ impl Registry {
         target: &Target,
         object: Box<dyn Object>,
         claims: &Claims,
+        fence: &mut Fence<'_>,
         generated: bool,
     ) -> Result<Option<Arc<CachedObject>>, ApiError> {
         let txn = self.put(Txn::new().absent(target.key()), target, object.as_ref()).await?;
-        let outcome = self.inner.store.txn(claims.add_to(txn)).await.map_err(store_error::during("write"))?;
+        let txn = fence.guard(claims.add_to(txn));
+        let outcome = self.inner.store.txn(txn).await.map_err(store_error::during("write"))?;
         if outcome.committed {
             return Ok(Some(Arc::new(CachedObject::new(object, outcome.revision))));
         }
@@ -106,6 +110,7 @@ impl Registry {
         if taken && !generated {
             return Err(ApiError::already_exists(target.kind, &target.name));
         }
+        fence.review(&outcome)?;
         Ok(None)
     }
 

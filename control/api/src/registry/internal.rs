@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weir_proto::Resource;
 use weir_proto::status::ApiError;
+use weir_store::Store;
 
 use super::{Context, Registry, Target, Written};
 use crate::cache::{CachedObject, Filter, From, KindCache, Watcher};
@@ -25,6 +26,11 @@ impl Registry {
         let cache = &self.entry(R::KIND)?.cache;
         cache.ready().await?;
         cache.watch(filter, From::Present, true)
+    }
+
+    /// What all this stands on.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        self.inner.store.clone()
     }
 
     /// The cache of a kind, for who reads it all the time.

@@ -190,11 +190,12 @@ impl Registry {
         }
     }
 
-    /// What has not happened yet cannot be shown: the client met another store.
+    /// What has not happened yet cannot be shown, and cannot have been seen: the client met another store, and begins
+    /// anew.
     pub(super) async fn check_reached(&self, kind: &'static Kind, revision: i64) -> Result<(), ApiError> {
         let cache = &self.entry(kind)?.cache;
         if cache.revision() < revision && cache.store_revision().await? < revision {
-            return Err(ApiError::timeout(format!("Too large resource version: {revision}")));
+            return Err(ApiError::expired(format!("Too large resource version: {revision}")));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod bind;
 mod create;
 mod delete;
 mod event_lease;
+mod fence;
 mod internal;
 mod list;
 mod patch;
@@ -31,6 +32,8 @@ use weir_proto::{Kind, Object, Resource};
 use weir_store::{KeyValue, Store, Txn};
 
 pub use delete::{DeleteOptions, Deleted, Propagation};
+pub use fence::Claim;
+pub(crate) use fence::METADATA as CLAIM_METADATA;
 pub use list::{ListPage, ListQuery, Version};
 pub use patch::PatchType;
 pub(crate) use patch::read_json;
@@ -62,11 +65,13 @@ pub struct Context {
     /// Go through everything but the write.
     pub dry_run: bool,
     pub field_validation: FieldValidation,
+    /// Writes count only as long as this holds.
+    pub claim: Option<Arc<Claim>>,
 }
 
 impl Context {
     pub fn new(user: User) -> Self {
-        Context { user, dry_run: false, field_validation: FieldValidation::default() }
+        Context { user, dry_run: false, field_validation: FieldValidation::default(), claim: None }
     }
 
     /// The server itself.

@@ -99,6 +99,7 @@ impl Registry {
         target: &Target,
         mut plan: impl FnMut(&CachedObject) -> Result<Change, ApiError>,
     ) -> Result<Arc<CachedObject>, ApiError> {
+        let mut fence = self.fence(context).await?;
         for _ in 0..ATTEMPTS {
             let current = self.read(target).await?;
             let mut change = plan(&current)?;
@@ -120,12 +121,13 @@ impl Registry {
                 let object = after.unwrap_or_else(|| current.object.clone());
                 return Ok(Arc::new(CachedObject::new(object, current.revision)));
             }
-            let outcome =
-                self.inner.store.txn(claims.add_to(txn)).await.map_err(store_error::during("write"))?;
+            let txn = fence.guard(claims.add_to(txn));
+            let outcome = self.inner.store.txn(txn).await.map_err(store_error::during("write"))?;
             if outcome.committed {
                 let object = after.unwrap_or(current.object);
                 return Ok(Arc::new(CachedObject::new(object, outcome.revision)));
             }
+            fence.review(&outcome)?;
         }
         Err(ApiError::modified(target.kind, &target.name))
     }

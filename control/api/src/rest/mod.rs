@@ -106,7 +106,8 @@ async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
         _ => return Err(not_allowed(request.method())),
     };
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
-    let context = Context { user, dry_run: query.dry_run, field_validation: query.field_validation };
+    let context =
+        Context { dry_run: query.dry_run, field_validation: query.field_validation, ..Context::new(user) };
     let call = Call { rest, context, resource, query };
     let named = !call.resource.name.is_empty();
     call.note(request.method());

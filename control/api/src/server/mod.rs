@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::inspect_server::InspectServer;
+use weir_proto::weir::v1::maintenance_server::MaintenanceServer;
 use weir_proto::weir::v1::node_service_server::NodeServiceServer;
 use weir_proto::weir::v1::resources_server::ResourcesServer;
 use weir_proto::weir::v1::streams_server::StreamsServer;
@@ -44,7 +45,8 @@ use crate::allocate::Ranges;
 use crate::auth::User;
 use crate::dataplane::{Caches, Dataplane, Hub};
 use crate::grpc::{
-    LARGEST_REQUEST, inspect::InspectFace, nodes::NodesFace, resources::ResourcesFace, streams::StreamsFace,
+    LARGEST_REQUEST, inspect::InspectFace, maintenance::MaintenanceFace, nodes::NodesFace,
+    resources::ResourcesFace, streams::StreamsFace,
 };
 use crate::metrics;
 use crate::pki::{self, Pki, PkiError};
@@ -232,12 +234,15 @@ fn router(
         draining: draining.clone(),
     });
     let inspect = InspectServer::new(InspectFace { registry: registry.clone(), agents: agents.clone() });
+    let maintenance =
+        MaintenanceServer::new(MaintenanceFace { registry: registry.clone(), draining: draining.clone() });
     let dataplane = Dataplane::new(hub, registry.clone(), draining.clone()).into_server();
     Router::new()
         .route_service("/weir.v1.Resources/{method}", resources)
         .route_service("/weir.v1.NodeService/{method}", nodes)
         .route_service("/weir.v1.Streams/{method}", streams)
         .route_service("/weir.v1.Inspect/{method}", inspect)
+        .route_service("/weir.v1.Maintenance/{method}", maintenance)
         .route_service("/weir.v1.DataplaneService/{method}", dataplane)
         .merge(health::routes(health))
         .merge(scrape::routes(registry.clone()))
