@@ -25,6 +25,14 @@ pub enum PkiError {
     ShortToken { path: PathBuf },
     #[error("the system gives no random bytes")]
     Random,
+    #[error("{path} is not the cluster's, which the store holds: move it away to take that one")]
+    Other { path: PathBuf },
+    #[error(
+        "the store's key {key} is missing or cannot be read, while others of the cluster's authority are there"
+    )]
+    Unreadable { key: &'static str },
+    #[error("share the cluster's authority: {0}")]
+    Store(#[from] weir_store::Error),
     #[error("compute the validity of a certificate: {0}")]
     Time(#[from] jiff::Error),
 }
@@ -154,7 +162,7 @@ impl Authority {
         }
     }
 
-    fn make() -> Result<Self, PkiError> {
+    pub(super) fn make() -> Result<Self, PkiError> {
         let key = KeyPair::generate().map_err(certificate("make the authority's key"))?;
         let mut params = CertificateParams::new(Vec::new())
             .map_err(certificate("describe the authority's certificate"))?;
@@ -166,6 +174,10 @@ impl Authority {
         limit_validity(&mut params, AUTHORITY_DAYS)?;
         let signed = params.self_signed(&key).map_err(certificate("sign the authority's certificate"))?;
         Ok(Authority { certificate_pem: signed.pem(), issuer: Issuer::new(params, key) })
+    }
+
+    pub(super) fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     pub fn certificate_pem(&self) -> &str {

@@ -1,5 +1,5 @@
-//! The cluster's own certificate authority: made at the first start, kept under `<data-dir>/pki/`, and the signer
-//! of every certificate that the cluster's members present to each other.
+//! The cluster's own certificate authority: made at the first start, kept in the store ([`share`]) and under
+//! `<data-dir>/pki/`, and the signer of every certificate that the cluster's members present to each other.
 //!
 //! - `ca.crt`, `ca.key`: the authority, ten years.
 //! - `server.crt`, `server.key`: what this API server presents; reissued at each start, so that it always names
@@ -13,9 +13,11 @@
 mod authority;
 mod files;
 mod names;
+mod shared;
 
 pub use authority::{Authority, KeyedCertificate, PkiError, Subject};
 pub(crate) use names::{seconds_left, subject_names};
+pub use shared::share;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -66,14 +68,19 @@ fn unspecified(name: &str) -> bool {
 
 /// The join token below `path`: read, or made (0600) if there is none.
 pub fn bootstrap_token(path: &Path) -> Result<String, PkiError> {
-    if let Some(token) = files::read_optional(path)? {
-        let token = token.trim().to_owned();
-        if token.len() < 16 {
-            return Err(PkiError::ShortToken { path: path.to_owned() });
-        }
+    if let Some(token) = read_token(path)? {
         return Ok(token);
     }
     let token = crate::random::hex(16)?;
     files::write_private(path, token.as_bytes())?;
     Ok(token)
+}
+
+fn read_token(path: &Path) -> Result<Option<String>, PkiError> {
+    let Some(token) = files::read_optional(path)? else { return Ok(None) };
+    let token = token.trim().to_owned();
+    if token.len() < 16 {
+        return Err(PkiError::ShortToken { path: path.to_owned() });
+    }
+    Ok(Some(token))
 }
