@@ -1,13 +1,16 @@
 //! The command line.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use weir_api::allocate::{Cidr, Ranges, parse_ports};
+use weir_client::election;
+use weir_store::etcd;
 
 use crate::limits::{LimitFlags, duration};
 
@@ -37,7 +40,11 @@ pub(crate) enum LogFormat {
 
 /// Weir's control plane: API server, scheduler and controllers.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "weir-control", version)]
+#[command(
+    name = "weir-control",
+    version,
+    after_help = "`weir-control store` backs up, restores, migrates and verifies stores; see its --help."
+)]
 pub(crate) struct Config {
     /// Holds the keys, the bootstrap token and the embedded store
     #[arg(long, value_name = "DIR")]
@@ -47,29 +54,17 @@ pub(crate) struct Config {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// URL by which clients reach the API; written into the kubeconfig [default: the first address served]
-    #[arg(long, value_name = "URL")]
-    pub(crate) advertise: Option<String>,
+    /// URL by which clients reach the API, repeatable for those of other instances; written into the kubeconfig
+    /// [default: the first address served]
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
 
     /// Where objects are stored
     #[arg(long, value_enum, default_value = "embedded")]
     pub(crate) store: StoreKind,
 
-    /// etcd's members, separated by commas
-    #[arg(long, value_name = "URLS", value_delimiter = ',')]
-    pub(crate) etcd_endpoints: Vec<String>,
-
-    /// Authority of etcd's certificates
-    #[arg(long, value_name = "FILE")]
-    pub(crate) etcd_ca: Option<PathBuf>,
-
-    /// Our certificate for etcd
-    #[arg(long, value_name = "FILE", requires = "etcd_key")]
-    pub(crate) etcd_cert: Option<PathBuf>,
-
-    /// Key of our certificate for etcd
-    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
-    pub(crate) etcd_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
 
     /// Where to write an administrator's kubeconfig; without the component api: the one to connect with
     #[arg(long, value_name = "FILE")]
@@ -103,11 +98,60 @@ pub(crate) struct Config {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(crate) shutdown_delay_duration: Duration,
 
+    /// How long others wait before they take over from a leader that is not heard of
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub(crate) leader_elect_lease_duration: Duration,
+
+    /// How long a leader tries to renew its lease before it gives up
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) leader_elect_renew_deadline: Duration,
+
+    /// How often leaders renew and the others look
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub(crate) leader_elect_retry_period: Duration,
+
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
 
     #[command(flatten)]
     pub(crate) limits: LimitFlags,
+}
+
+/// How to reach an etcd cluster.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Etcd {
+    /// etcd's members, separated by commas
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub(crate) etcd_endpoints: Vec<String>,
+
+    /// Authority of etcd's certificates
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+
+    /// Our certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+
+    /// Key of our certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
+}
+
+impl Etcd {
+    pub(crate) fn tls(&self) -> Result<Option<etcd::Tls>> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
+        let Some(ca) = &self.etcd_ca else { return Ok(None) };
+        let identity = match (&self.etcd_cert, &self.etcd_key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        Ok(Some(etcd::Tls { ca_pem: read(ca)?, identity, server_name: None }))
+    }
+
+    pub(crate) async fn connect(&self) -> Result<etcd::Etcd> {
+        let connected = etcd::connect(&self.etcd_endpoints, self.tls()?.as_ref()).await;
+        connected.with_context(|| format!("connect to etcd at {}", self.etcd_endpoints.join(", ")))
+    }
 }
 
 impl Config {
@@ -123,16 +167,17 @@ impl Config {
         if components.len() != self.components.len() {
             bail!("--components names one of them twice");
         }
-        if self.store == StoreKind::Etcd && self.etcd_endpoints.is_empty() {
+        if self.store == StoreKind::Etcd && self.etcd.etcd_endpoints.is_empty() {
             bail!("--store etcd needs --etcd-endpoints");
         }
-        if self.store == StoreKind::Embedded && !self.etcd_endpoints.is_empty() {
+        if self.store == StoreKind::Embedded && !self.etcd.etcd_endpoints.is_empty() {
             bail!("--etcd-endpoints needs --store etcd");
         }
         if !self.runs(Component::Api) && self.kubeconfig.is_none() {
             bail!("without the component api, --kubeconfig must say how to reach it");
         }
-        if let Some(url) = &self.advertise {
+        self.election("", "").check().context("--leader-elect-…")?;
+        for url in &self.advertise {
             host_of(url)
                 .with_context(|| format!("--advertise {url:?} is not of the form https://host:port"))?;
         }
@@ -161,6 +206,16 @@ impl Config {
         match DEFAULT_LISTEN.parse() {
             Ok(default) if self.listen.is_empty() && inherited == 0 => vec![default],
             _ => self.listen.clone(),
+        }
+    }
+
+    /// How to compete for a Lease.
+    pub(crate) fn election(&self, lease: &str, identity: &str) -> election::Config {
+        election::Config {
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+            ..election::Config::new(lease, identity)
         }
     }
 
@@ -214,6 +269,8 @@ mod tests {
             &["--max-connections", "0"],
             &["--client-burst", "0"],
             &["--request-timeout", "soon"],
+            &["--leader-elect-lease-duration", "10s"],
+            &["--leader-elect-retry-period", "soon"],
         ] {
             assert!(parsed(arguments).is_err(), "{arguments:?}");
         }

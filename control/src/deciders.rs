@@ -13,8 +13,9 @@ use crate::config::{Component, Config};
 
 /// Time to finish what was begun.
 const DRAIN: Duration = Duration::from_secs(10);
-/// The Lease that schedulers compete for.
+/// The Leases that instances compete for.
 const SCHEDULER_LEASE: &str = "weir-scheduler";
+const CONTROLLERS_LEASE: &str = "weir-controllers";
 
 pub(crate) struct Deciders {
     running: JoinSet<Result<()>>,
@@ -25,13 +26,14 @@ pub(crate) fn start(config: &Config, server: Option<&Server>, stop: &Cancellatio
     let identity = config.may_have_rivals().then(identity);
     if config.runs(Component::Scheduler) {
         let client = client(config, server, "system:weir-scheduler")?;
-        running.spawn(schedule(client, config.scheduler()?, identity.clone(), stop.clone()));
+        let election = identity.as_ref().map(|identity| config.election(SCHEDULER_LEASE, identity));
+        running.spawn(schedule(client, config.scheduler()?, election, stop.clone()));
     }
     if config.runs(Component::Controllers) {
         let client = client(config, server, "system:weir-controllers")?;
         let controllers = weir_controllers::Config {
             cluster_cidr: config.cluster_cidr.clone(),
-            identity,
+            election: identity.as_ref().map(|identity| config.election(CONTROLLERS_LEASE, identity)),
             ..weir_controllers::Config::default()
         };
         let stop = stop.clone();
@@ -45,14 +47,13 @@ pub(crate) fn start(config: &Config, server: Option<&Server>, stop: &Cancellatio
 async fn schedule(
     client: Client,
     config: weir_scheduler::Config,
-    identity: Option<String>,
+    election: Option<election::Config>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let Some(identity) = identity else {
+    let Some(election) = election else {
         weir_scheduler::run(client, config, stop).await;
         return Ok(());
     };
-    let election = election::Config::new(SCHEDULER_LEASE, &identity);
     election::run(&client, &election, &stop, |leadership| {
         weir_scheduler::run(client.fenced(&leadership), config.clone(), leadership.lost().clone())
     })

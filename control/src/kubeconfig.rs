@@ -1,4 +1,5 @@
-//! Writes a kubeconfig with everything in it, for `weir` and `kubectl`.
+//! Writes a kubeconfig with everything in it, for `weir` and `kubectl`. Further servers stand in an extension, which
+//! kubectl passes over.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -14,15 +15,15 @@ use weir_api::pki::Pki;
 const NAME: &str = "weir";
 
 /// Replaces `path`, readable by its owner alone: it holds an administrator's key.
-pub(crate) fn write(path: &Path, server: &str, pki: &Pki) -> Result<()> {
+pub(crate) fn write(path: &Path, servers: &[String], pki: &Pki) -> Result<()> {
     let encoded = |pem: &str| STANDARD.encode(pem);
-    let document = json!({
+    let mut document = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{
             "name": NAME,
             "cluster": {
-                "server": server,
+                "server": servers.first(),
                 "certificate-authority-data": encoded(pki.authority.certificate_pem()),
             },
         }],
@@ -36,6 +37,10 @@ pub(crate) fn write(path: &Path, server: &str, pki: &Pki) -> Result<()> {
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": "weir-admin", "namespace": "default"}}],
         "current-context": NAME,
     });
+    if servers.len() > 1 {
+        document["clusters"][0]["cluster"]["extensions"] =
+            json!([{"name": NAME, "extension": {"servers": servers}}]);
+    }
     replace(path, weir_proto::yaml::to_string(&document).as_bytes())
         .with_context(|| format!("write the kubeconfig {}", path.display()))
 }

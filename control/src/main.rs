@@ -16,6 +16,7 @@ mod kubeconfig;
 mod limits;
 mod server;
 mod sockets;
+mod store;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,9 @@ use config::{Component, Config, LogFormat};
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(command) = store::asked_for() {
+        return store::main(command);
+    }
     let config = Config::parse();
     if let Err(error) = config.check() {
         eprintln!("weir-control: {error:#}");

@@ -1,16 +1,15 @@
 //! The API server in this process: its store, its sockets, its life.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_api::{Config as ApiConfig, Server, ServerError};
-use weir_store::{Store, embedded, etcd};
+use weir_api::{Config as ApiConfig, Server, ServerError, pki};
+use weir_store::{Store, embedded};
 
 use crate::config::{Config, StoreKind, host_of};
 use crate::{kubeconfig, sockets};
@@ -28,13 +27,11 @@ pub(crate) async fn start(config: &Config, inherited: Vec<StdListener>) -> Resul
     let listeners = sockets::open(inherited, &addresses).await?;
     let addresses: Vec<SocketAddr> =
         listeners.iter().map(|listener| listener.local_addr()).collect::<Result<_, _>>()?;
-    let advertised = match &config.advertise {
-        Some(url) => url.clone(),
-        None => format!(
-            "https://{}",
-            reachable(*addresses.first().ok_or_else(|| anyhow!("nothing to listen on"))?)
-        ),
-    };
+    let mut advertised = config.advertise.clone();
+    if advertised.is_empty() {
+        let first = *addresses.first().ok_or_else(|| anyhow!("nothing to listen on"))?;
+        advertised.push(format!("https://{}", reachable(first)));
+    }
 
     DirBuilder::new()
         .recursive(true)
@@ -42,8 +39,9 @@ pub(crate) async fn start(config: &Config, inherited: Vec<StdListener>) -> Resul
         .create(&config.data_dir)
         .with_context(|| format!("create the data directory {}", config.data_dir.display()))?;
     let store = open_store(config).await?;
+    pki::share(store.as_ref(), &config.data_dir).await.context("agree on the cluster's authority")?;
     let mut server_names: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    server_names.extend(host_of(&advertised));
+    server_names.extend(advertised.iter().filter_map(|url| host_of(url)));
     let mut api = ApiConfig::new(&config.data_dir);
     api.server_names = server_names;
     api.ranges = config.ranges()?;
@@ -55,7 +53,7 @@ pub(crate) async fn start(config: &Config, inherited: Vec<StdListener>) -> Resul
     if let Some(path) = &config.kubeconfig {
         kubeconfig::write(path, &advertised, server.pki())?;
     }
-    tracing::info!(?addresses, advertised, "serving the API");
+    tracing::info!(?addresses, ?advertised, "serving the API");
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
@@ -106,21 +104,6 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
             let opened = tokio::task::spawn_blocking(move || embedded::open(path)).await?;
             Ok(Arc::new(opened.context("open the embedded store")?))
         }
-        StoreKind::Etcd => {
-            let tls = etcd_tls(config)?;
-            let connected = etcd::connect(&config.etcd_endpoints, tls.as_ref()).await;
-            let members = config.etcd_endpoints.join(", ");
-            Ok(Arc::new(connected.with_context(|| format!("connect to etcd at {members}"))?))
-        }
+        StoreKind::Etcd => Ok(Arc::new(config.etcd.connect().await?)),
     }
-}
-
-fn etcd_tls(config: &Config) -> Result<Option<etcd::Tls>> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
-    let Some(ca) = &config.etcd_ca else { return Ok(None) };
-    let identity = match (&config.etcd_cert, &config.etcd_key) {
-        (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
-        _ => None,
-    };
-    Ok(Some(etcd::Tls { ca_pem: read(ca)?, identity, server_name: None }))
 }

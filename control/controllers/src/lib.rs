@@ -52,8 +52,8 @@ pub struct Config {
     pub ended_pods: usize,
     /// Keys that each of the busier loops works on at a time.
     pub workers: usize,
-    /// Who we are among several instances, of which one leads; None: there is only this one.
-    pub identity: Option<String>,
+    /// How one of several instances comes to lead; None: there is only this one.
+    pub election: Option<election::Config>,
 }
 
 impl Default for Config {
@@ -64,13 +64,10 @@ impl Default for Config {
             node_grace: Duration::from_secs(40),
             ended_pods: 12_500,
             workers: 5,
-            identity: None,
+            election: None,
         }
     }
 }
-
-/// The Lease that instances compete for.
-const LEASE: &str = "weir-controllers";
 
 /// Runs all controllers until `cancel`; what has been begun by then is finished. Returns early only where the
 /// configuration cannot work.
@@ -78,11 +75,10 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
     let cluster: Cidr = config.cluster_cidr.parse()?;
     cluster.parts(config.node_mask)?;
     let client = client.with_field_manager("weir-controllers");
-    match &config.identity {
+    match &config.election {
         None => lead(client, &config, cluster, cancel).await,
-        Some(identity) => {
-            let election = election::Config::new(LEASE, identity);
-            election::run(&client, &election, &cancel, |leadership| {
+        Some(election) => {
+            election::run(&client, election, &cancel, |leadership| {
                 lead(client.fenced(&leadership), &config, cluster, leadership.lost().clone())
             })
             .await;

@@ -45,7 +45,10 @@ impl Cluster {
             add_node(&client, name).await;
         }
         let cancel = CancellationToken::new();
-        let config = weir_controllers::Config { identity: Some("test".to_owned()), ..Default::default() };
+        let config = weir_controllers::Config {
+            election: Some(weir_client::election::Config::new("weir-controllers", "test")),
+            ..Default::default()
+        };
         let running = tokio::spawn(weir_controllers::run(client.clone(), config, cancel.clone()));
         let pods = follow::<Pod>(&client).await;
         tokio::spawn(tend(client.clone(), pods.clone(), cancel.clone()));
