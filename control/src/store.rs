@@ -101,15 +101,19 @@ async fn run(verb: Verb) -> Result<()> {
             println!("{}: {}", file.display(), describe(&summary));
         }
         Verb::Restore { file, store } => {
+            let embedded = match (store.data_dir, store.etcd.etcd_endpoints.is_empty()) {
+                (Some(dir), true) => Some(dir),
+                (None, false) => None,
+                _ => bail!("name one store to restore to: --data-dir or --etcd-endpoints"),
+            };
             let backup = read(&file).await?;
-            let revision = match (&store.data_dir, store.etcd.etcd_endpoints.is_empty()) {
-                (Some(dir), true) => {
-                    make_private(dir)?;
+            let revision = match embedded {
+                Some(dir) => {
+                    make_private(&dir)?;
                     let path = dir.join("store");
                     tokio::task::spawn_blocking(move || embedded::restore(path, backup)).await??
                 }
-                (None, false) => restore_to_etcd(&store.etcd, backup).await?,
-                _ => bail!("name one store to restore to: --data-dir or --etcd-endpoints"),
+                None => restore_to_etcd(&store.etcd, backup).await?,
             };
             println!("restored {}; the store goes on from revision {revision}", file.display());
         }
