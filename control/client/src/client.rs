@@ -157,7 +157,8 @@ impl Client {
         self.transport.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes one call. It is made again, on the next server, where the first never received it, or where it reads.
+    /// Makes one call. It is made again, on the next server, where the first never received it or could not do it, or where
+    /// it reads.
     pub(crate) async fn call<Q, A, F, Fut>(&self, call: &Call<'_>, message: Q, send: F) -> Result<A>
     where
         Q: Clone,
@@ -201,6 +202,11 @@ impl Client {
             attempts -= 1;
             match error {
                 Error::Transport { sent, .. } if attempts > 0 && (reads || !sent) => {}
+                // Nothing was done there; by now the next server is the current one.
+                Error::Api(refusal)
+                    if attempts > 0
+                        && transport.servers() > 1
+                        && refusal.reason() == "ServiceUnavailable" => {}
                 error => {
                     if let Some(leadership) = self.leadership.as_ref().filter(|_| error.is_deposed()) {
                         leadership.deposed();

@@ -1,7 +1,7 @@
 //! What carries requests: TLS channels to the API servers, one in use at a time, or a service in this process.
 //!
-//! A channel connects when it is first used and again after it broke. A server that cannot be reached makes the next
-//! one current, for this client and all its clones; whoever called decides whether to call again.
+//! A channel connects when it is first used and again after it broke. A server that cannot be reached, or is of no
+//! use now, makes the next one current, for this client and all its clones; whoever called decides whether to call again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ type Local = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxE
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// gRPC's code, as it stands in the headers of an answer that is nothing but an error.
+const UNAVAILABLE: &str = "14";
 
 /// Cheap to clone; all clones agree on the server in use.
 #[derive(Clone)]
@@ -124,7 +126,11 @@ impl Service<http::Request<Body>> for Transport {
                 Box::pin(async move {
                     let (index, (_, channel)) = servers.current();
                     let answer = channel.clone().oneshot(request).await;
-                    if answer.is_err() {
+                    // A server that has lost its store says so; another may have it.
+                    let useless = |response: &http::Response<Body>| {
+                        response.headers().get("grpc-status").is_some_and(|status| status == UNAVAILABLE)
+                    };
+                    if answer.as_ref().map_or(true, useless) {
                         servers.away(index);
                     }
                     answer.map_err(Into::into)

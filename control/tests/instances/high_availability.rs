@@ -184,6 +184,42 @@ async fn whichever_instance_dies_writers_and_watchers_go_on_and_nothing_is_lost_
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_lost_its_etcd_is_left_for_one_that_has_it() {
+    let Some(mut members) = EtcdServer::start_cluster(3) else { return };
+    let directory = TempDir::new().unwrap();
+    let urls: Vec<String> = (0..2).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let start = |index: usize| {
+        let [own, other] = [index, 1 - index].map(|index| format!("https://{}", urls[index]));
+        let dir = directory.path().join(format!("control-{index}"));
+        let mut flags =
+            vec!["--store", "etcd", "--etcd-endpoints", &members[index].url, "--components", "api"];
+        flags.extend(["--listen", &urls[index], "--advertise", &own, "--advertise", &other]);
+        Control::start(&dir, &flags)
+    };
+    let instances = [start(0), start(1)];
+    let client = instances[0].client().await;
+    instances[1].client().await;
+    let api = client.namespaced::<ConfigMap>("default");
+    let informer = Informer::start(api.clone(), informer::Options::default());
+    informer.synced().await;
+    members[0].kill();
+    // Where nothing is known of a write, the next has another name.
+    let mut attempts = 0;
+    let written = loop {
+        let mut map = ConfigMap::default();
+        map.meta_mut().name = format!("after-{attempts}");
+        match api.create(&map).await {
+            Ok(map) => break map,
+            Err(error) => assert!(attempts < 20 && error.is_transient(), "{error:?}"),
+        }
+        attempts += 1;
+    };
+    // The watch began at the one that knows nothing of this.
+    informer.reached(&written.meta().resource_version, SOON).await.unwrap();
+    assert!(informer.get("default", &written.meta().name).is_some());
+}
+
 /// The process id in a Lease's holder: host-PID-moment.
 async fn holder(leases: &Api<Lease>, name: &str) -> Option<u32> {
     let lease = leases.get_opt(name).await.ok()??;
@@ -280,15 +316,31 @@ async fn witness(api: Api<Pod>, stop: CancellationToken) -> Witness {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_stopped_amid_its_work_and_wakes_late_does_no_harm() {
+    stop_the_leader(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_whose_api_server_is_elsewhere() {
+    stop_the_leader(&["--components", "scheduler,controllers"]).await;
+}
+
+/// Of two instances the one that leads is stopped while it makes and binds pods, and goes on once the other leads.
+async fn stop_the_leader(flags: &[&str]) {
     const PODS: usize = 1000;
     let Some(etcd) = EtcdServer::start() else { return };
     let directory = TempDir::new().unwrap();
-    // The API apart, so that only deciders are stopped; and deciders with an API of their own.
+    // One API server that is never stopped, for us and for those who have none of their own.
     let mut api = start(&directory, &etcd, 1, &["--components", "api"]);
     let api = api.remove(0);
     let client = api.client().await;
     let deciders = TempDir::new().unwrap();
-    let instances = start(&deciders, &etcd, 2, &SHORT_LEASES);
+    for index in 0..2 {
+        // Read by who has no API server, written anew by who has one.
+        let dir = deciders.path().join(format!("control-{index}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::copy(api.kubeconfig(), dir.join("kubeconfig")).unwrap();
+    }
+    let instances = start(&deciders, &etcd, 2, &[&SHORT_LEASES, flags].concat());
     let (stop, stop_witness) = (CancellationToken::new(), CancellationToken::new());
     make_nodes(&client, 4, stop.clone()).await;
     let witnessing = tokio::spawn(witness(client.namespaced("default"), stop_witness.clone()));

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ const ROOT: &str = "/registry/";
 const PAGE: usize = 1000;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// After so long without the store those who watch are sent to other servers.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The caches of all kinds.
 #[derive(Debug)]
@@ -28,12 +30,14 @@ pub(crate) struct Feed {
     by_prefix: HashMap<String, Arc<KindCache>>,
     /// What has been read up to; 0: nothing.
     revision: i64,
+    /// Since when the store is out of reach.
+    lost: Option<Instant>,
 }
 
 impl Feed {
     pub(crate) fn new(caches: impl IntoIterator<Item = Arc<KindCache>>) -> Self {
         let by_prefix = caches.into_iter().map(|cache| (cache.kind.prefix(None), cache)).collect();
-        Feed { by_prefix, revision: 0 }
+        Feed { by_prefix, revision: 0, lost: None }
     }
 
     /// Follows the store until cancelled.
@@ -47,6 +51,9 @@ impl Feed {
             };
             if self.revision > before {
                 wait = FIRST_WAIT;
+            }
+            if self.lost.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+                self.by_prefix.values().for_each(|cache| cache.leave());
             }
             match failed {
                 StoreError::Compacted { compacted } => {
@@ -77,6 +84,8 @@ impl Feed {
             self.revision = self.read_all(store).await?;
         }
         let mut batches = store.watch(ROOT, self.revision + 1).await?;
+        self.lost = None;
+        self.by_prefix.values().for_each(|cache| cache.come_back());
         while let Some(batch) = batches.next().await {
             let batch = batch?;
             let revision = batch.revision;

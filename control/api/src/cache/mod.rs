@@ -2,7 +2,7 @@
 //! every reader and any number of watchers.
 //!
 //! A [task](feed) lists, then follows the store. When the store is away it waits and resumes where it was, and
-//! nobody notices; only when the store has forgotten that revision are the caches rebuilt and every watcher cut
+//! nobody notices; when it stays away, watchers are sent to other servers, which may reach it. Only when the store has forgotten that revision are the caches rebuilt and every watcher cut
 //! with 410. Readers who need the newest state wait until the cache has caught up with the store
 //! ([`KindCache::fresh`]).
 //!
@@ -78,6 +78,8 @@ pub struct KindCache {
     state: RwLock<State>,
     /// Repeats the state's revision (0 until ready), for those who wait for it.
     progress: watch::Sender<i64>,
+    /// Whether the store has been out of reach for so long that whoever follows should ask another server.
+    away: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for KindCache {
@@ -93,8 +95,8 @@ impl KindCache {
             _ => None,
         };
         let counted = Counted::of(kind);
-        let (state, progress) = (RwLock::default(), watch::channel(0).0);
-        Arc::new(KindCache { kind, store, trigger, counted, state, progress })
+        let (state, progress, away) = (RwLock::default(), watch::channel(0).0, watch::channel(false).0);
+        Arc::new(KindCache { kind, store, trigger, counted, state, progress, away })
     }
 
     pub fn kind(&self) -> &'static Kind {
@@ -141,6 +143,32 @@ impl KindCache {
     fn advance(&self, revision: i64) {
         self.write().advance(revision);
         self.progress.send_replace(revision);
+    }
+
+    /// Cuts all watchers, and takes no new ones until the store is back.
+    fn leave(&self) {
+        self.away.send_replace(true);
+        self.write().cut();
+    }
+
+    fn come_back(&self) {
+        self.away.send_if_modified(|away| std::mem::take(away));
+    }
+
+    pub(crate) fn check_present(&self) -> Result<(), ApiError> {
+        if *self.away.borrow() {
+            let message = format!("{}: this server cannot reach the store", self.kind.plural);
+            return Err(ApiError::unavailable(message));
+        }
+        Ok(())
+    }
+
+    /// Returns once the store is out of reach, and why nobody should wait here.
+    pub(crate) async fn left(&self) -> ApiError {
+        let mut away = self.away.subscribe();
+        // The sender lives in `self`.
+        let _ = away.wait_for(|away| *away).await;
+        ApiError::unavailable("this server cannot reach the store")
     }
 
     /// The revision that the cache shows; 0 before its first listing.
@@ -267,6 +295,8 @@ impl KindCache {
     /// Starts a watch. `bookmarks` sends one now and then.
     pub fn watch(self: &Arc<Self>, filter: Filter, from: From, bookmarks: bool) -> Result<Watcher, ApiError> {
         let mut state = self.write();
+        // Under the lock: whoever subscribes is then cut, or was refused.
+        self.check_present()?;
         let start = match from {
             From::Present => Start::Present {
                 objects: state.matching(&self.prefix(&filter), &filter, self.picked(&filter)).into(),

@@ -169,6 +169,12 @@ impl State {
         self.objects.len()
     }
 
+    /// Nobody is told of anything any more.
+    pub(super) fn cut(&mut self) {
+        self.everything.clear();
+        self.triggered.clear();
+    }
+
     /// The kept changes after `revision`.
     pub(super) fn replay(&self, revision: i64) -> Result<Vec<Arc<CacheEvent>>, TooOld> {
         if revision < self.floor {

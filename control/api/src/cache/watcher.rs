@@ -149,6 +149,9 @@ impl Watcher {
     fn cut(&mut self) -> Option<Result<WatchEvent, ApiError>> {
         // Told once; the next call finds no cache and ends.
         let cache = std::mem::take(&mut self.cache).upgrade()?;
+        if let Err(away) = cache.check_present() {
+            return Some(Err(away));
+        }
         Some(Err(cache.expired("the watch fell behind, or the cache was rebuilt: list again")))
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use weir_proto::core::v1::Service;
 use weir_proto::meta::v1::MicroTime;
 use weir_proto::net::v1alpha1::DataplaneNodeStatus;
 use weir_proto::status::ApiError;
@@ -59,14 +60,18 @@ impl DataplaneService for Dataplane {
         let user = user.ok_or_else(|| Status::from(ApiError::unauthorized("the caller is not known")))?;
         let (batches, stream) = mpsc::channel(AHEAD);
         let session = Session { hub: self.hub.clone(), registry: self.registry.clone(), user };
+        let services = self.registry.cache_of::<Service>()?;
+        services.check_present()?;
         let draining = self.draining.clone();
         // Answered before the node has said anything: it may wait for the answer before it speaks.
         tokio::spawn(async move {
-            let session = session.run(request.into_inner(), batches.clone());
-            if draining.run_until_cancelled(session).await.is_none() {
-                // An error only means that the node has gone.
-                let _ = batches.send(Err(Status::unavailable("the server is shutting down"))).await;
-            }
+            let ended = tokio::select! {
+                () = session.run(request.into_inner(), batches.clone()) => return,
+                () = draining.cancelled() => Status::unavailable("the server is shutting down"),
+                away = services.left() => Status::from(away),
+            };
+            // An error only means that the node has gone.
+            let _ = batches.send(Err(ended)).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
