@@ -187,6 +187,11 @@ async fn whichever_instance_dies_writers_and_watchers_go_on_and_nothing_is_lost_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_lost_its_etcd_is_left_for_one_that_has_it() {
     let Some(mut members) = EtcdServer::start_cluster(3) else { return };
+    for member in &members {
+        let url = &member.url;
+        until("each member of etcd answers", async || weir_store::etcd::connect([url], None).await.is_ok())
+            .await;
+    }
     let directory = TempDir::new().unwrap();
     let urls: Vec<String> = (0..2).map(|_| format!("127.0.0.1:{}", free_port())).collect();
     let start = |index: usize| {
@@ -211,7 +216,10 @@ async fn an_instance_that_lost_its_etcd_is_left_for_one_that_has_it() {
         map.meta_mut().name = format!("after-{attempts}");
         match api.create(&map).await {
             Ok(map) => break map,
-            Err(error) => assert!(attempts < 20 && error.is_transient(), "{error:?}"),
+            Err(error) => {
+                let log = || instances[1].log();
+                assert!(attempts < 20 && error.is_transient(), "{error:?}; the other says {}", log());
+            }
         }
         attempts += 1;
     };
@@ -235,15 +243,18 @@ async fn make_nodes(client: &Client, count: usize, stop: CancellationToken) {
         let name = format!("node-{index}");
         let mut node = Node::default();
         node.meta_mut().name = name.clone();
-        let mut node = nodes.create(&node).await.unwrap();
+        nodes.create(&node).await.unwrap();
         let ready =
             NodeCondition { r#type: "Ready".to_owned(), status: "True".to_owned(), ..Default::default() };
-        node.status_mut().conditions = vec![ready];
-        for (resource, amount) in [("cpu", "1k"), ("memory", "1Ti"), ("pods", "2000")] {
-            node.status_mut().allocatable.insert(resource.to_owned(), amount.parse().unwrap());
-            node.status_mut().capacity.insert(resource.to_owned(), amount.parse().unwrap());
-        }
-        nodes.update_status(&node).await.unwrap();
+        // Controllers write to it as soon as it is there.
+        let report = |node: &mut Node| {
+            node.status_mut().conditions = vec![ready.clone()];
+            for (resource, amount) in [("cpu", "1k"), ("memory", "1Ti"), ("pods", "2000")] {
+                node.status_mut().allocatable.insert(resource.to_owned(), amount.parse().unwrap());
+                node.status_mut().capacity.insert(resource.to_owned(), amount.parse().unwrap());
+            }
+        };
+        nodes.modify_status(&name, report).await.unwrap();
         let mut lease = Lease::default();
         lease.meta_mut().name = name;
         lease.spec_mut().lease_duration_seconds = Some(40);
@@ -418,7 +429,8 @@ async fn a_write_under_way_when_the_lease_is_taken_changes_nothing() {
     let fenced = client.fenced(&leadership).namespaced::<ConfigMap>("default");
     let mut map = ConfigMap::default();
     map.meta_mut().name = "led".to_owned();
-    let map = fenced.create(&map).await.unwrap();
+    let mut map = fenced.create(&map).await.unwrap();
+    map.data.insert("by".to_owned(), "first".to_owned());
 
     // Somebody takes the Lease; by our own clock we lead for seconds yet.
     let take = |lease: &mut Lease| {
@@ -434,6 +446,7 @@ async fn a_write_under_way_when_the_lease_is_taken_changes_nothing() {
     assert!(!leadership.holds(), "the refusal ends it at once");
     let now = client.namespaced::<ConfigMap>("default").get("led").await.unwrap();
     assert_eq!(now.meta().resource_version, map.meta().resource_version);
+    assert!(now.data.is_empty());
     cancel.cancel();
     running.await.unwrap();
 }
