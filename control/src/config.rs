@@ -197,7 +197,7 @@ impl Config {
     pub(crate) fn scheduler(&self) -> Result<weir_scheduler::Config> {
         let Some(path) = &self.scheduler_config else { return Ok(weir_scheduler::Config::default()) };
         let at = || format!("--scheduler-config {}", path.display());
-        let text = std::fs::read_to_string(path).with_context(at)?;
+        let text = fs::read_to_string(path).with_context(at)?;
         weir_scheduler::configuration::parse(&text).with_context(at)
     }
 

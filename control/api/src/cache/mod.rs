@@ -152,7 +152,7 @@ impl KindCache {
     }
 
     fn come_back(&self) {
-        self.away.send_if_modified(|away| std::mem::take(away));
+        self.away.send_if_modified(std::mem::take);
     }
 
     pub(crate) fn check_present(&self) -> Result<(), ApiError> {
