@@ -54,7 +54,7 @@ pub(crate) struct Config {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// URL by which clients reach the API, repeatable for those of other instances; written into the kubeconfig
+    /// URL by which clients reach the API, repeatable: ours first, then other instances'; written into the kubeconfig
     /// [default: the first address served]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub(crate) advertise: Vec<String>,
@@ -282,7 +282,7 @@ mod tests {
         let path = directory.path().join("scheduler.yaml");
         let with = |profile: &str| {
             let header = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration";
-            std::fs::write(&path, format!("{header}\nprofiles: [{profile}]")).unwrap();
+            fs::write(&path, format!("{header}\nprofiles: [{profile}]")).unwrap();
             parsed(&["--scheduler-config", path.to_str().unwrap()])
         };
         let config = with("{schedulerName: packer}").unwrap();

@@ -45,7 +45,7 @@ pub(crate) async fn start(config: &Config, inherited: Vec<StdListener>) -> Resul
     let mut api = ApiConfig::new(&config.data_dir);
     api.server_names = server_names;
     api.ranges = config.ranges()?;
-    api.address = for_pods(&advertised, &addresses);
+    api.address = for_pods(advertised.first().map_or("", String::as_str), &addresses);
     api.limits = config.limits.limits();
     api.event_ttl = config.event_ttl;
     api.shutdown_delay = config.shutdown_delay_duration;

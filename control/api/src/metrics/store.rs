@@ -92,6 +92,10 @@ impl Store for Measured {
         measured("keep_alive", "other", self.0.keep_alive(lease)).await
     }
 
+    async fn time_left(&self, lease: LeaseId) -> Result<Duration> {
+        measured("time_left", "other", self.0.time_left(lease)).await
+    }
+
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
         measured("revoke", "other", self.0.revoke(lease)).await
     }

@@ -154,7 +154,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store: Arc<dyn Store> =
                 Arc::new(weir_store::embedded::open(dir.path().join("store")).unwrap());
-            let registry = Registry::new(store.clone(), Ranges::default());
+            let registry =
+                Registry::new(store.clone(), Ranges::default(), std::time::Duration::from_secs(3600));
             for name in ["kube-system", "default"] {
                 let mut namespace = weir_proto::core::v1::Namespace::default();
                 namespace.meta_mut().name = name.to_owned();
