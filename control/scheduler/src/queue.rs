@@ -92,8 +92,7 @@ impl Queue {
                 (self.arrivals, None, 0)
             }
         };
-        self.entries.insert(uid.clone(), Entry { pod, arrival, since, attempts, place });
-        self.relist(&uid, place, brought);
+        self.list(Entry { pod, arrival, since, attempts, place }, brought);
     }
 
     /// The attempts made to place a pod, and when it was first seen.
@@ -211,8 +210,12 @@ impl Queue {
         let Some(mut entry) = self.entries.remove(uid) else { return };
         self.unlist(&entry);
         entry.place = place;
+        self.list(entry, brought);
+    }
+
+    fn list(&mut self, entry: Entry, brought: Brought) {
         let uid = entry.pod.uid.clone();
-        let waiting = match place {
+        let waiting = match entry.place {
             Place::Active => {
                 self.active.insert((Reverse(entry.pod.priority), entry.arrival, uid.clone()));
                 Some(Waiting::Active)
