@@ -111,12 +111,11 @@ fn a_session_that_reads_nothing_holds_up_neither_container_nor_log() {
     }
     let node = Node::new();
     node.sandbox("pod-a");
-    let spec = node.container("pod-a", "main", "sleep 0.3; seq 1 400000; echo err >&2");
+    let spec = node.container("pod-a", "main", "sleep 0.3; seq 1 400000; echo err >&2; sleep 1000");
     node.run(&spec);
     let mut stuck = attach(&node, &spec.key, OUTPUT);
-    assert_eq!(node.wait(&spec.key).code, 0);
-    let log = node.log(&spec.key);
-    assert!(log.contains("\n400000\n") && log.contains("err\n"), "{} bytes", log.len());
+    node.wait_for_log(&spec.key, "err\n");
+    assert!(node.log(&spec.key).contains("\n400000\n"));
     let mut last = None;
     while let Some((kind, _)) = next(&mut stuck) {
         last = Some(kind);
