@@ -11,7 +11,6 @@ mod arguments;
 mod change;
 mod duration;
 mod failure;
-pub mod jsonpath;
 mod manifest;
 mod output;
 mod remote;

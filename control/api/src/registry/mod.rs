@@ -17,7 +17,6 @@ mod internal;
 mod list;
 mod patch;
 mod scale;
-mod strategic;
 mod update;
 mod watch;
 
@@ -26,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+pub use weir_document::patch::PatchType;
 use weir_proto::core::v1::{Event, Namespace};
 use weir_proto::status::ApiError;
 use weir_proto::{Kind, Object, Resource};
@@ -35,7 +35,6 @@ pub use delete::{DeleteOptions, Deleted, Propagation};
 pub use fence::Claim;
 pub(crate) use fence::METADATA as CLAIM_METADATA;
 pub use list::{ListPage, ListQuery, Version};
-pub use patch::PatchType;
 pub(crate) use patch::read_json;
 pub use watch::WatchQuery;
 

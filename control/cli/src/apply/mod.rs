@@ -2,7 +2,6 @@
 //! has is set; what others set is left alone. With `--prune`, what was applied before under the same labels and is in no
 //! manifest any more is deleted.
 
-mod merge;
 mod prune;
 
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use weir_client::DynamicApi;
+use weir_document::patch::three_way;
 use weir_proto::Object;
 
 use crate::arguments::{Changing, DryRun, Files, Validation};
@@ -137,7 +137,7 @@ pub(crate) async fn preview(
 }
 
 fn merged(live: &dyn Object, modified: &Value) -> Result<Box<dyn Object>> {
-    let merged = merge::three_way(last_applied(live).as_ref(), modified, &live.to_json());
+    let merged = three_way(last_applied(live).as_ref(), modified, &live.to_json());
     decode(live.kind(), &merged)
 }
 

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use weir_proto::Object;
 
-use crate::jsonpath::{Path, show};
 use crate::output::Grid;
+use weir_document::jsonpath::{Path, show};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Columns {

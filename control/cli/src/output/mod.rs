@@ -14,9 +14,9 @@ pub(crate) use columns::Columns;
 pub(crate) use grid::Grid;
 pub(crate) use sort::sort;
 
-use crate::jsonpath::Template;
 use crate::session::Session;
 use crate::target::display;
+use weir_document::jsonpath::Template;
 
 const FORMATS: &str =
     "json, yaml, name, wide, jsonpath, jsonpath-as-json, jsonpath-file, custom-columns, custom-columns-file";

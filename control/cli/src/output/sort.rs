@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use weir_proto::{Object, Quantity};
 
-use crate::jsonpath::Path;
+use weir_document::jsonpath::Path;
 
 pub(crate) fn sort(objects: &mut [Box<dyn Object>], path: &str) -> Result<()> {
     let parsed = Path::parse_relaxed(path)?;

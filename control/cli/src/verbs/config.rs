@@ -235,7 +235,7 @@ impl File {
         Ok(match format {
             "yaml" => weir_proto::yaml::to_string(&value),
             "json" => serde_json::to_string_pretty(&value)? + "\n",
-            "jsonpath" => crate::jsonpath::Template::parse(argument)?.render(&value)?,
+            "jsonpath" => weir_document::jsonpath::Template::parse(argument)?.render(&value)?,
             _ => bail!("-o {output}: no such format; use yaml, json or jsonpath=…"),
         })
     }

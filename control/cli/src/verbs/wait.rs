@@ -11,9 +11,9 @@ use weir_proto::Object;
 use crate::arguments::{Choosing, Files};
 use crate::duration;
 use crate::failure::Failures;
-use crate::jsonpath::{Path, show};
 use crate::selection::{self, Pick};
 use crate::session::Session;
+use weir_document::jsonpath::{Path, show};
 
 /// "For ever", as far as a terminal is concerned.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);

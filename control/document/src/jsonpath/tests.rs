@@ -92,6 +92,18 @@ fn an_index_beyond_the_end_is_an_error_as_in_kubectl() {
 }
 
 #[test]
+fn a_template_that_multiplies_what_it_finds_is_stopped() {
+    let nested = json!([(0..50).fold(json!(1), |inner, _| json!({"a": inner}))]);
+    for template in
+        ["{..[*]..[*]..[*]..[*]..[*]..[*]}".to_owned(), format!("{{$[0]{}}}", "['a','a','a','a']".repeat(40))]
+    {
+        let template = Template::parse(&template).unwrap();
+        assert_eq!(template.render(&nested), Err(EvaluateError::TooMuch));
+        assert_eq!(template.values(&nested), Err(EvaluateError::TooMuch));
+    }
+}
+
+#[test]
 fn paths_may_leave_out_braces_and_the_first_dot() {
     for text in ["{.metadata.name}", ".metadata.name", "metadata.name", " metadata.name "] {
         let object = json!({"metadata": {"name": "x"}});

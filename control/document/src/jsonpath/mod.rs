@@ -9,8 +9,7 @@
 mod evaluate;
 mod parse;
 
-pub(crate) use evaluate::show;
-pub use evaluate::{EvaluateError, Path, Template};
+pub use evaluate::{EvaluateError, Path, Template, show};
 pub use parse::SyntaxError;
 
 #[cfg(test)]

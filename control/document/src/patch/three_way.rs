@@ -1,4 +1,4 @@
-//! The three-way merge, pure.
+//! The three-way merge.
 //!
 //! Objects merge field by field. A list whose elements have an identity (containers by name, ports by number and
 //! protocol, …) merges element by element; any other list is replaced whole. The identities are Kubernetes'
@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 /// The live object with what `modified` says set, and what only `original` said removed.
-pub(super) fn three_way(original: Option<&Value>, modified: &Value, live: &Value) -> Value {
+pub fn three_way(original: Option<&Value>, modified: &Value, live: &Value) -> Value {
     merge("", original, modified, Some(live))
 }
 

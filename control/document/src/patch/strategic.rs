@@ -4,6 +4,8 @@
 //! Directives: `$patch: delete|replace|merge` in a map or list element, `$deleteFromPrimitiveList/FIELD`,
 //! `$setElementOrder/FIELD` (the order of the result), `$retainKeys`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 /// Lists that are merged: the field's name, the name of the field that holds the list's owner where that matters
@@ -40,12 +42,24 @@ const RETAIN: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const ORDER: &str = "$setElementOrder/";
 
-/// Applies `patch` to `document`; the error says what the patch does wrong.
-pub(super) fn merge(document: &mut Value, patch: &Value) -> Result<(), String> {
+/// What a patch does wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StrategicError {
+    #[error("unknown directive $patch: {0:?}")]
+    Directive(String),
+    #[error("{field}: elements of this list are objects with the key {key:?}")]
+    Element { field: String, key: &'static str },
+    #[error("{field}: map does not contain declared merge key: {key}")]
+    Key { field: String, key: &'static str },
+    #[error("{DELETE_FROM}{0} is not a list")]
+    DeleteFrom(String),
+}
+
+pub(super) fn merge(document: &mut Value, patch: &Value) -> Result<(), StrategicError> {
     merge_value(document, patch, "")
 }
 
-fn merge_value(target: &mut Value, patch: &Value, owner: &str) -> Result<(), String> {
+fn merge_value(target: &mut Value, patch: &Value, owner: &str) -> Result<(), StrategicError> {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return Ok(());
@@ -57,7 +71,11 @@ fn merge_value(target: &mut Value, patch: &Value, owner: &str) -> Result<(), Str
     merge_map(map, patch, owner)
 }
 
-fn merge_map(map: &mut Map<String, Value>, patch: &Map<String, Value>, owner: &str) -> Result<(), String> {
+fn merge_map(
+    map: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    owner: &str,
+) -> Result<(), StrategicError> {
     match patch.get(PATCH).map(|directive| directive.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => {
@@ -68,7 +86,7 @@ fn merge_map(map: &mut Map<String, Value>, patch: &Map<String, Value>, owner: &s
             map.clear();
             return Ok(());
         }
-        Some(other) => return Err(format!("unknown directive $patch: {other:?}")),
+        Some(other) => return Err(StrategicError::Directive(other.to_owned())),
     }
     if let Some(retained) = patch.get(RETAIN).and_then(Value::as_array) {
         map.retain(|key, _| retained.iter().any(|retained| retained.as_str() == Some(key)));
@@ -93,7 +111,7 @@ fn merge_field(
     change: &Value,
     order: Option<&Value>,
     owner: &str,
-) -> Result<(), String> {
+) -> Result<(), StrategicError> {
     let slot = map.entry(field).or_insert(Value::Null);
     let Value::Array(changes) = change else {
         return merge_value(slot, change, field);
@@ -111,11 +129,9 @@ fn merge_field(
             *slot = Value::Array(Vec::new());
         }
         if let Value::Array(items) = slot {
-            for change in changes.iter().filter(|change| !change.is_object()) {
-                if !items.contains(change) {
-                    items.push(change.clone());
-                }
-            }
+            let mut known: HashSet<String> = items.iter().map(Value::to_string).collect();
+            let new = changes.iter().filter(|change| !change.is_object());
+            items.extend(new.filter(|change| known.insert(change.to_string())).cloned());
         }
     } else {
         let plain = changes.iter().filter(|change| change.get(PATCH).is_none());
@@ -130,16 +146,21 @@ fn merge_key(field: &str, owner: &str) -> Option<&'static str> {
     MERGE_KEYS.iter().find(fits).map(|(.., key)| *key)
 }
 
-/// What tells an element from others: its key, and for ports the protocol too.
-fn same(item: &Value, change: &Value, key: &str) -> bool {
-    let protocol = |value: &Value| value.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+/// What tells an element from others: its key, and for ports the protocol too. None without the key.
+fn identity(item: &Value, key: &str) -> Option<(String, String)> {
+    let of = |field: &str| item.get(field).map(Value::to_string);
     let is_port = matches!(key, "port" | "containerPort");
-    item.get(key).is_some()
-        && item.get(key) == change.get(key)
-        && (!is_port || protocol(item) == protocol(change))
+    let protocol =
+        if is_port { of("protocol").unwrap_or_else(|| "\"TCP\"".to_owned()) } else { String::new() };
+    Some((of(key)?, protocol))
 }
 
-fn merge_list(items: &mut Vec<Value>, changes: &[Value], key: &str, field: &str) -> Result<(), String> {
+fn merge_list(
+    items: &mut Vec<Value>,
+    changes: &[Value],
+    key: &'static str,
+    field: &str,
+) -> Result<(), StrategicError> {
     let whole = |change: &Value, directive: &str| {
         change.get(PATCH).and_then(Value::as_str) == Some(directive) && change.get(key).is_none()
     };
@@ -148,37 +169,56 @@ fn merge_list(items: &mut Vec<Value>, changes: &[Value], key: &str, field: &str)
         *items = rest.cloned().collect();
         return Ok(());
     }
+    // By identity, since a patch may name as many elements as fit into a request.
+    let mut places: HashMap<_, Vec<usize>> = HashMap::new();
+    for (place, item) in items.iter().enumerate() {
+        places.entry(identity(item, key)).or_default().push(place);
+    }
+    let mut deleted = HashSet::new();
     for change in changes {
         let Value::Object(fields) = change else {
-            return Err(format!("{field}: elements of this list are objects with the key {key:?}"));
+            return Err(StrategicError::Element { field: field.to_owned(), key });
         };
-        if !fields.contains_key(key) {
-            return Err(format!("{field}: map does not contain declared merge key: {key}"));
+        let identity = identity(change, key);
+        if identity.is_none() {
+            return Err(StrategicError::Key { field: field.to_owned(), key });
         }
         if fields.get(PATCH).and_then(Value::as_str) == Some("delete") {
-            items.retain(|item| !same(item, change, key));
+            deleted.extend(places.remove(&identity).unwrap_or_default());
             continue;
         }
-        match items.iter_mut().find(|item| same(item, change, key)) {
+        match places.get(&identity).and_then(|places| items.get_mut(*places.first()?)) {
             Some(Value::Object(item)) => merge_map(item, fields, field)?,
-            _ => items.push(Value::Object(without_directives(fields))),
+            _ => {
+                places.entry(identity).or_default().push(items.len());
+                items.push(Value::Object(without_directives(fields)));
+            }
         }
     }
+    let mut place = 0..;
+    items.retain(|_| place.next().is_none_or(|place| !deleted.contains(&place)));
     Ok(())
 }
 
 /// Elements that the patch puts in order come first, in that order; a server-side element keeps its place behind.
 fn set_order(items: &mut [Value], order: Option<&Value>, key: &str) {
     let Some(Value::Array(order)) = order else { return };
-    items.sort_by_key(|item| order.iter().position(|wanted| same(item, wanted, key)).unwrap_or(order.len()));
+    let mut places = HashMap::new();
+    for (place, wanted) in order.iter().enumerate() {
+        places.entry(identity(wanted, key)).or_insert(place);
+    }
+    items.sort_by_cached_key(|item| {
+        identity(item, key).and_then(|one| places.get(&Some(one)).copied()).unwrap_or(order.len())
+    });
 }
 
-fn remove_values(map: &mut Map<String, Value>, field: &str, values: &Value) -> Result<(), String> {
+fn remove_values(map: &mut Map<String, Value>, field: &str, values: &Value) -> Result<(), StrategicError> {
     let Value::Array(values) = values else {
-        return Err(format!("{DELETE_FROM}{field} is not a list"));
+        return Err(StrategicError::DeleteFrom(field.to_owned()));
     };
     if let Some(Value::Array(items)) = map.get_mut(field) {
-        items.retain(|item| !values.contains(item));
+        let values: HashSet<String> = values.iter().map(Value::to_string).collect();
+        items.retain(|item| !values.contains(&item.to_string()));
     }
     Ok(())
 }
@@ -282,9 +322,20 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_of_as_many_elements_as_fit_into_a_request_takes_no_time() {
+        let many =
+            |from: usize| (from..from + 100_000).map(|name| json!({"name": name.to_string()})).collect();
+        let (document, patch): (Vec<Value>, Vec<Value>) = (many(0), many(50_000));
+        let order = json!({"volumes": patch.clone(), "$setElementOrder/volumes": patch});
+        let merged = merged(json!({"volumes": document}), order);
+        assert_eq!(merged["volumes"].as_array().unwrap().len(), 150_000);
+        assert_eq!(merged["volumes"][0]["name"], "50000");
+    }
+
+    #[test]
     fn an_element_without_its_key_is_refused() {
         let mut document = json!({"spec": {"containers": []}});
         let error = merge(&mut document, &json!({"spec": {"containers": [{"image": "x"}]}})).unwrap_err();
-        assert!(error.contains("merge key: name"), "{error}");
+        assert!(error.to_string().contains("merge key: name"), "{error}");
     }
 }

@@ -1,8 +1,13 @@
 //! From steps and a document to values and text.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use serde_json::Value;
+
+/// How many values may be looked at: `..` over a large cluster looks at millions, and no template needs more. Without a
+/// bound, `{..[*]..[*]..[*]}` would not end.
+const MOST_WORK: usize = 10_000_000;
 
 /// Text and paths, as `-o jsonpath=` takes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +80,25 @@ pub(super) enum Comparison {
 pub enum EvaluateError {
     #[error("array index out of bounds: index {index}, length {length}")]
     OutOfBounds { index: i64, length: usize },
+    #[error("the template finds the same values over and over: more than {MOST_WORK}")]
+    TooMuch,
+}
+
+/// One evaluation: the document that `$` means, and how much may still be done.
+struct Run<'v> {
+    root: &'v Value,
+    left: Cell<usize>,
+}
+
+impl<'v> Run<'v> {
+    fn new(root: &'v Value) -> Self {
+        Self { root, left: Cell::new(MOST_WORK) }
+    }
+
+    fn spend(&self, work: usize) -> Result<(), EvaluateError> {
+        self.left.set(self.left.get().checked_sub(work).ok_or(EvaluateError::TooMuch)?);
+        Ok(())
+    }
 }
 
 type Found<'v> = Result<Vec<&'v Value>, EvaluateError>;
@@ -83,25 +107,25 @@ impl Template {
     /// The text for a document: each path's values joined by spaces.
     pub fn render(&self, document: &Value) -> Result<String, EvaluateError> {
         let mut text = String::new();
-        render(&self.parts, document, document, &mut text)?;
+        render(&self.parts, &Run::new(document), document, &mut text)?;
         Ok(text)
     }
 
     /// What the paths find, as values.
     pub fn values<'v>(&self, document: &'v Value) -> Found<'v> {
         let mut found = Vec::new();
-        collect(&self.parts, document, document, &mut found)?;
+        collect(&self.parts, &Run::new(document), document, &mut found)?;
         Ok(found)
     }
 }
 
 impl Path {
     pub fn find<'v>(&self, document: &'v Value) -> Found<'v> {
-        self.follow(document, document)
+        self.follow(&Run::new(document), document)
     }
 
-    fn follow<'v>(&self, root: &'v Value, current: &'v Value) -> Found<'v> {
-        let mut values = vec![if self.from_root { root } else { current }];
+    fn follow<'v>(&self, run: &Run<'v>, current: &'v Value) -> Found<'v> {
+        let mut values = vec![if self.from_root { run.root } else { current }];
         for step in &self.steps {
             let mut next = Vec::new();
             // A union lists what its first choice finds in all values, then the second, ….
@@ -109,7 +133,9 @@ impl Path {
                 if let Step::Union(choices) = step { choices.as_slice() } else { std::slice::from_ref(step) };
             for choice in choices {
                 for value in &values {
-                    choice.follow(root, value, &mut next)?;
+                    let before = next.len();
+                    choice.follow(run, value, &mut next)?;
+                    run.spend(1 + next.len() - before)?;
                 }
             }
             values = next;
@@ -118,46 +144,57 @@ impl Path {
     }
 }
 
-fn render(parts: &[Part], root: &Value, current: &Value, text: &mut String) -> Result<(), EvaluateError> {
+fn render<'v>(
+    parts: &[Part],
+    run: &Run<'v>,
+    current: &'v Value,
+    text: &mut String,
+) -> Result<(), EvaluateError> {
     for part in parts {
         match part {
             Part::Text(fixed) => text.push_str(fixed),
             Part::Path(path) => {
-                let shown: Vec<String> = path.follow(root, current)?.into_iter().map(show).collect();
-                text.push_str(&shown.join(" "));
+                for (index, value) in path.follow(run, current)?.into_iter().enumerate() {
+                    let begin = text.len();
+                    text.push_str(if index == 0 { "" } else { " " });
+                    text.push_str(&show(value));
+                    run.spend((text.len() - begin) / 4)?;
+                }
             }
             Part::Range(over, body) => {
-                for value in over.follow(root, current)? {
-                    render(body, root, value, text)?;
+                for value in over.follow(run, current)? {
+                    render(body, run, value, text)?;
                 }
             }
         }
+        run.spend(1)?;
     }
     Ok(())
 }
 
 fn collect<'v>(
     parts: &[Part],
-    root: &'v Value,
+    run: &Run<'v>,
     current: &'v Value,
     found: &mut Vec<&'v Value>,
 ) -> Result<(), EvaluateError> {
     for part in parts {
         match part {
             Part::Text(_) => {}
-            Part::Path(path) => found.extend(path.follow(root, current)?),
+            Part::Path(path) => found.extend(path.follow(run, current)?),
             Part::Range(over, body) => {
-                for value in over.follow(root, current)? {
-                    collect(body, root, value, found)?;
+                for value in over.follow(run, current)? {
+                    collect(body, run, value, found)?;
                 }
             }
         }
+        run.spend(1)?;
     }
     Ok(())
 }
 
 /// Strings as they are, objects and lists as JSON.
-pub(crate) fn show(value: &Value) -> String {
+pub fn show(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -168,7 +205,7 @@ pub(crate) fn show(value: &Value) -> String {
 impl Step {
     fn follow<'v>(
         &self,
-        root: &'v Value,
+        run: &Run<'v>,
         value: &'v Value,
         found: &mut Vec<&'v Value>,
     ) -> Result<(), EvaluateError> {
@@ -176,7 +213,7 @@ impl Step {
             Self::Field(name) => found.extend(value.get(name)),
             Self::Quoted { name, path } => match (value.get(name), path) {
                 (Some(field), _) => found.push(field),
-                (None, Some(path)) => found.extend(path.follow(root, value)?),
+                (None, Some(path)) => found.extend(path.follow(run, value)?),
                 (None, None) => {}
             },
             Self::Wildcard => found.extend(children(value)),
@@ -190,15 +227,15 @@ impl Step {
             Self::Slice { start, end, step } => found.extend(slice(value, *start, *end, *step)),
             Self::Filter(condition) => {
                 for child in children(value) {
-                    if condition.holds(root, child)? {
+                    if condition.holds(run, child)? {
                         found.push(child);
                     }
                 }
             }
-            Self::Path(path) => found.extend(path.follow(root, value)?),
+            Self::Path(path) => found.extend(path.follow(run, value)?),
             Self::Union(steps) => {
                 for step in steps {
-                    step.follow(root, value, found)?;
+                    step.follow(run, value, found)?;
                 }
             }
         }
@@ -232,10 +269,10 @@ fn slice(value: &Value, start: Option<i64>, end: Option<i64>, step: i64) -> Vec<
 }
 
 impl Condition {
-    fn holds(&self, root: &Value, current: &Value) -> Result<bool, EvaluateError> {
-        let left = self.left.values(root, current)?;
+    fn holds<'v>(&'v self, run: &Run<'v>, current: &'v Value) -> Result<bool, EvaluateError> {
+        let left = self.left.values(run, current)?;
         let Some((comparison, right)) = &self.against else { return Ok(!left.is_empty()) };
-        let right = right.values(root, current)?;
+        let right = right.values(run, current)?;
         Ok(match (left.first(), right.first()) {
             (Some(left), Some(right)) => comparison.holds(left, right),
             _ => false,
@@ -244,9 +281,9 @@ impl Condition {
 }
 
 impl Operand {
-    fn values<'v>(&'v self, root: &'v Value, current: &'v Value) -> Found<'v> {
+    fn values<'v>(&'v self, run: &Run<'v>, current: &'v Value) -> Found<'v> {
         match self {
-            Self::Path(path) => path.follow(root, current),
+            Self::Path(path) => path.follow(run, current),
             Self::Literal(value) => Ok(vec![value]),
         }
     }
