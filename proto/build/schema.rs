@@ -19,7 +19,8 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> 
         let fields: Vec<String> = message.fields().map(|field| self::field(pool, &field)).collect();
         writeln!(
             out,
-            "static {constant}: Message = Message {{ name: {:?}, comment: {comment:?}, fields: &[{}] }};",
+            "static {constant}: Message = Message {{ package: {:?}, name: {:?}, comment: {comment:?}, fields: &[{}] }};",
+            message.package_name(),
             message.name(),
             fields.join(", "),
         )?;

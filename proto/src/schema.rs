@@ -6,6 +6,8 @@ use std::fmt;
 use crate::kind::{Kind, edit_distance};
 
 pub struct Message {
+    /// "k8s.core.v1"
+    pub package: &'static str,
     pub name: &'static str,
     /// One paragraph, "" where nothing is said.
     pub comment: &'static str,
@@ -47,6 +49,23 @@ pub fn of(kind: &Kind) -> Option<&'static Message> {
 }
 
 impl Message {
+    /// This message and all that it is made of, each once.
+    pub fn reachable(&'static self) -> Vec<&'static Message> {
+        let mut found = vec![self];
+        let mut next = 0;
+        while let Some(message) = found.get(next) {
+            next += 1;
+            for field in message.fields {
+                if let Holds::Message(below) = field.holds
+                    && !found.iter().any(|known| std::ptr::eq(*known, below))
+                {
+                    found.push(below);
+                }
+            }
+        }
+        found
+    }
+
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }
