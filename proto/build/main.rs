@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(["."])
         .message_attribute(".k8s.meta.v1.Time", "#[derive(PartialOrd, Ord)]")
         .message_attribute(".k8s.meta.v1.MicroTime", "#[derive(PartialOrd, Ord)]")
-        .service_generator(tonic_prost_build::configure().service_generator());
+        .service_generator(tonic_prost_build::configure().build_transport(false).service_generator());
     for (message, rust) in EXTERN {
         prost.extern_path(message, rust);
     }
