@@ -222,41 +222,29 @@ fn parse(text: &str) -> Option<Quantity> {
     if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
         return None;
     }
-    let digits = whole.bytes().chain(fraction.bytes()).map(|digit| i128::from(digit - b'0'));
-    let nanos = to_nanos(digits, fraction.len() as i64, &suffix);
+    let digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|digit| digit - b'0').collect();
+    let nanos = to_nanos(&digits, whole.len() as i64 + suffix.ten, suffix.two);
     Some(Quantity::new(if negative { -nanos } else { nanos }, suffix.format))
 }
 
-/// The digits as an integer, times 10^(9 - fraction + ten) * 2^two, rounded up and cut to the largest.
-fn to_nanos(digits: impl Iterator<Item = i128>, fraction: i64, suffix: &Suffix) -> i128 {
-    // As many digits as leave room for the power of two; those behind only decide whether to round up.
-    let keep = if suffix.two == 0 { 37 } else { 19 };
-    let (mut mantissa, mut kept, mut dropped, mut inexact) = (0_i128, 0, 0_i64, false);
-    for digit in digits {
-        if kept < keep {
-            mantissa = mantissa * 10 + digit;
-            kept += i32::from(mantissa != 0);
-        } else {
-            dropped += 1;
-            inexact |= digit != 0;
-        }
+/// The digits with the decimal point before `point`, times 10^9 * 2^two, rounded up and cut to the largest.
+fn to_nanos(digits: &[u8], point: i64, two: u32) -> i128 {
+    let unit = NANO << two;
+    let digit = |place: i64| {
+        usize::try_from(place).ok().and_then(|place| digits.get(place)).map_or(0, |digit| i128::from(*digit))
+    };
+    let mut whole = 0;
+    for place in 0..point {
+        whole = (whole * 10 + digit(place)).min(MAX);
     }
-    let mut nanos = mantissa << suffix.two;
-    let shift = 9 - fraction + suffix.ten + dropped;
-    for _ in 0..shift.max(0) {
-        if nanos == 0 || nanos > MAX {
-            break;
-        }
-        nanos *= 10;
+    // From the last digit up: what a division leaves over only decides whether to round up.
+    let (mut nanos, mut inexact) = (0, false);
+    for place in (point..digits.len() as i64).rev() {
+        let sum = nanos + digit(place) * unit;
+        inexact |= sum % 10 != 0;
+        nanos = sum / 10;
     }
-    for _ in 0..(-shift).max(0) {
-        if nanos == 0 {
-            break;
-        }
-        inexact |= nanos % 10 != 0;
-        nanos /= 10;
-    }
-    (nanos + i128::from(inexact)).min(MAX)
+    whole.saturating_mul(unit).min(MAX).saturating_add(nanos + i128::from(inexact)).min(MAX)
 }
 
 impl fmt::Display for Quantity {
