@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::shell::{cargo, step};
-use crate::{build, doctor};
+use crate::{build, doctor, fuzz};
 
 /// Everything that tests need, then all of them. Tests that lack root or a kernel feature fail here instead of
 /// being skipped: the two variables say so.
@@ -18,7 +18,10 @@ pub fn test(arguments: &[String]) -> Result<()> {
 
 pub fn run() -> Result<()> {
     test(&[])?;
+    fuzz::run(&fuzz::Options::all(60))?;
     step("checking the format", cargo().args(["fmt", "--all", "--check"]))?;
+    let fuzz = ["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"];
+    step("checking the format of the fuzz targets", cargo().args(fuzz))?;
     step(
         "linting",
         cargo().args([

@@ -9,5 +9,6 @@ pub mod ci;
 pub mod cluster;
 pub mod demo;
 pub mod doctor;
+pub mod fuzz;
 pub mod image;
 pub mod shell;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::cluster::{self, Layout, Store};
-use xtask::{build, ci, demo, doctor};
+use xtask::{build, ci, demo, doctor, fuzz};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Weir", disable_help_subcommand = true)]
@@ -50,7 +50,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Exactly what CI runs: all tests, then formatting and lints
+    /// Feed what parses strangers' input with input that nobody thought of: all targets of tests/fuzz, or one
+    Fuzz(fuzz::Options),
+    /// Exactly what CI runs: all tests, a minute of fuzzing each target, then formatting and lints
     Ci,
 }
 
@@ -86,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Down => cluster::down(&Layout::workspace(0, Store::Embedded)?)?,
         Command::Demo { requests } => return demo::run(&requests),
         Command::Test { arguments } => ci::test(&arguments)?,
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Ci => ci::run()?,
     }
     Ok(ExitCode::SUCCESS)

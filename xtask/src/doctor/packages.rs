@@ -1,4 +1,4 @@
-//! What can be installed: Debian packages and two cargo tools.
+//! What can be installed: Debian packages and cargo's tools.
 
 use std::path::Path;
 use std::process::Command;
@@ -130,6 +130,20 @@ pub(super) const NEEDS: &[Need] = &[
         purpose: Purpose::Test,
         remedy: Remedy::Packages(&["kubernetes-client"]),
         probe: || program("kubectl"),
+    },
+    Need {
+        name: "g++",
+        why: "libFuzzer, which the fuzz targets are linked with",
+        purpose: Purpose::Test,
+        remedy: Remedy::Packages(&["g++"]),
+        probe: || program("g++"),
+    },
+    Need {
+        name: "cargo-fuzz",
+        why: "building the fuzz targets",
+        purpose: Purpose::Test,
+        remedy: Remedy::Crate(&["cargo-fuzz"]),
+        probe: || program("cargo-fuzz"),
     },
     Need {
         name: "cargo-nextest",
