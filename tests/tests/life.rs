@@ -171,7 +171,7 @@ fn kubectl_reads_and_writes_the_same_objects() -> Result<()> {
         &manifest,
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {colour: blue}\n",
     )?;
-    kubectl(&["create", "--validate=false", "-f", manifest.to_str().context("path")?])?;
+    kubectl(&["create", "-f", manifest.to_str().context("path")?])?;
     ensure!(cluster.get(&["configmap", "settings"])?["data"]["colour"] == "blue");
     let nodes = kubectl(&["get", "nodes"])?;
     ensure!(nodes.contains("node-1") && nodes.contains("Ready"), "{nodes}");

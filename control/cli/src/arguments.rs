@@ -129,7 +129,7 @@ pub(crate) enum Command {
 /// Where manifests come from.
 #[derive(Debug, Args, Default)]
 pub(crate) struct Files {
-    /// A file, a directory, or - for standard input; may be given several times
+    /// A file, a directory, a URL, or - for standard input; may be given several times
     #[arg(long = "filename", short = 'f', value_delimiter = ',')]
     pub(crate) filenames: Vec<String>,
     /// Go into the directories below a directory too

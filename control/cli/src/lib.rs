@@ -11,6 +11,7 @@ mod arguments;
 mod change;
 mod duration;
 mod failure;
+mod fetch;
 mod manifest;
 mod output;
 mod remote;

@@ -1,4 +1,4 @@
-//! Manifests: from files, directories and standard input to objects, every error with its file, document and line.
+//! Manifests: from files, directories, URLs and standard input to objects, every error with its file, document and line.
 
 use std::fs;
 use std::io::Read;
@@ -10,6 +10,7 @@ use weir_proto::yaml::{self, Document};
 use weir_proto::{Kind, Object, schema};
 
 use crate::arguments::{Files, Validate};
+use crate::fetch;
 use crate::session::warn;
 
 /// An object and where it was written.
@@ -41,8 +42,8 @@ pub(crate) fn read(files: &Files, validate: Validate) -> Result<Vec<Manifest>> {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes).context("read standard input")?;
             manifests.extend(parse("standard input", &bytes, validate)?);
-        } else if name.starts_with("http://") || name.starts_with("https://") {
-            bail!("-f {name}: fetching a URL is not built yet; download it and give the file");
+        } else if fetch::is_url(name) {
+            manifests.extend(parse(name, &fetch::get(name)?, validate)?);
         } else {
             for path in paths(Path::new(name), files.recursive)? {
                 let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;

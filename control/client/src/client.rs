@@ -25,7 +25,7 @@ use crate::{Api, Config, DynamicApi, Error, Result};
 /// A server that takes longer than this for one request is as good as away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer that is read; a page of large objects stays well below.
-const LONGEST_MESSAGE: usize = 256 << 20;
+pub(crate) const LONGEST_MESSAGE: usize = 256 << 20;
 
 type OnWarning = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -153,7 +153,11 @@ impl Client {
         self.field_manager.to_string()
     }
 
-    fn transport(&self) -> Transport {
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
         self.transport.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

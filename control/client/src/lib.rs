@@ -22,6 +22,7 @@ mod key;
 mod kubeconfig;
 mod metrics;
 mod recorder;
+mod rest;
 mod transport;
 mod verbs;
 mod watch;

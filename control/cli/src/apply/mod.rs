@@ -4,20 +4,23 @@
 
 mod prune;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use weir_client::DynamicApi;
+use weir_client::{DeleteOptions, DynamicApi};
 use weir_document::patch::three_way;
 use weir_proto::Object;
 
 use crate::arguments::{Changing, DryRun, Files, Validation};
 use crate::change::Changes;
+use crate::duration;
 use crate::failure::Failures;
 use crate::manifest::{self, Manifest};
+use crate::selection::Pick;
 use crate::session::Session;
 use crate::target::display;
+use crate::verbs::delete;
 
 /// Where the manifest that was applied last is kept, under kubectl's name, so that the two can take turns.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -44,6 +47,12 @@ pub(crate) struct Options {
     /// With --prune: only these kinds, as apps/v1/Deployment or core/v1/ConfigMap
     #[arg(long, value_delimiter = ',')]
     prune_allowlist: Vec<String>,
+    /// Where the server refuses the change (of a field that never changes, say), delete the object and create it anew
+    #[arg(long)]
+    force: bool,
+    /// With --force: how long to wait until the old object is gone, as 60s; 0: for ever
+    #[arg(long, default_value = "0", hide_default_value = true)]
+    timeout: String,
     /// Not supported: what is applied is merged here, by the command line
     #[arg(long, hide = true)]
     server_side: bool,
@@ -66,8 +75,7 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
         let place = manifest.place();
         applied.insert(session, &manifest);
         // The others may still be good; each failure is said, and the command fails.
-        failures
-            .keep(session, one(&changes, session, manifest, &options.changing).await.with_context(|| place));
+        failures.keep(session, one(&changes, session, manifest, options).await.with_context(|| place));
     }
     if options.prune {
         applied.prune(session, options).await?;
@@ -76,7 +84,7 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
 }
 
 /// Applies one object and says what came of it.
-async fn one(changes: &Changes<'_>, session: &Session, manifest: Manifest, options: &Changing) -> Result<()> {
+async fn one(changes: &Changes<'_>, session: &Session, manifest: Manifest, options: &Options) -> Result<()> {
     let kind = manifest.kind;
     let namespace = manifest.object.meta().namespace.clone();
     let name = manifest.object.meta().name.clone();
@@ -97,23 +105,49 @@ async fn one(changes: &Changes<'_>, session: &Session, manifest: Manifest, optio
             }
         };
         let merged = merged(live.as_ref(), &modified)?;
-        if options.dry_run == DryRun::Client {
+        if options.changing.dry_run == DryRun::Client {
             let same = merged.to_json() == live.to_json();
             return changes.report(merged.as_ref(), if same { "unchanged" } else { "configured" });
         }
         match api.update(merged.as_ref()).await {
             Ok(updated) => {
                 let same = updated.meta().resource_version == live.meta().resource_version
-                    && (options.dry_run == DryRun::None || updated.to_json() == live.to_json());
+                    && (options.changing.dry_run == DryRun::None || updated.to_json() == live.to_json());
                 return changes.report(updated.as_ref(), if same { "unchanged" } else { "configured" });
             }
             Err(error) if error.is_conflict() && attempt + 1 < ATTEMPTS => {
                 tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
             }
+            Err(error) if error.is_invalid() && options.force && options.changing.dry_run == DryRun::None => {
+                return anew(changes, session, options, live, decode(kind, &modified)?).await;
+            }
             Err(error) => return Err(error.into()),
         }
     }
     bail!("other writers kept changing {} in {}", display(kind, &name), session.namespace)
+}
+
+/// Deletes an object that cannot become what it should be and creates it anew; where that fails, it is put back.
+async fn anew(
+    changes: &Changes<'_>,
+    session: &Session,
+    options: &Options,
+    live: Box<dyn Object>,
+    modified: Box<dyn Object>,
+) -> Result<()> {
+    let timeout = duration::parse(&options.timeout).context("--timeout")?;
+    let uid = live.meta().uid.clone();
+    let pick = Pick::of(live.clone_box());
+    pick.api(session).delete(&pick.name, &DeleteOptions::only(&uid)).await?;
+    delete::wait(session, &pick, &uid, timeout.map(|timeout| Instant::now() + timeout)).await?;
+    let Err(error) = changes.create(modified, "configured").await else { return Ok(()) };
+    let mut before = live;
+    before.meta_mut().uid.clear();
+    before.meta_mut().resource_version.clear();
+    let restored = pick.api(session).create(before.as_ref()).await;
+    restored
+        .with_context(|| format!("put {} back as it was, since it cannot be made anew", pick.display()))?;
+    Err(error)
 }
 
 fn is(error: &anyhow::Error, what: fn(&weir_client::Error) -> bool) -> bool {

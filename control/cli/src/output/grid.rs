@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Columns of shorter cells, which only tables without a header have, are as wide as this.
+const NARROWEST: usize = 3;
+
 #[derive(Debug)]
 pub(crate) struct Grid {
     /// The header, where there is one, and then the rows.
@@ -25,7 +28,8 @@ impl fmt::Display for Grid {
         let width = |column: usize| {
             self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
         };
-        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+        let widths: Vec<usize> =
+            (0..columns).map(|column| width(column).unwrap_or_default().max(NARROWEST)).collect();
         for row in &self.rows {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {

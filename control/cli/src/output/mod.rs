@@ -6,6 +6,8 @@ mod sort;
 pub(crate) mod tabs;
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 use weir_proto::meta::v1::Time;
 use weir_proto::{Kind, Object, table, yaml};
@@ -147,10 +149,10 @@ pub(crate) fn print_objects(
         Format::JsonPath(template) => session.print(template.render(&value())?)?,
         Format::JsonPathAsJson(template) => {
             let value = value();
-            session.say(serde_json::to_string_pretty(&template.values(&value)?)?)?;
+            session.say(indented(&template.values(&value)?)?)?;
         }
         Format::Yaml => session.print(yaml::to_string(&value()))?,
-        Format::Json => session.say(serde_json::to_string_pretty(&value())?)?,
+        Format::Json => session.say(indented(&value())?)?,
         Format::Table | Format::Wide => {
             if let Some(first) = objects.first() {
                 let extras = Extras::default();
@@ -165,6 +167,14 @@ pub(crate) fn print_objects(
         }
     }
     Ok(())
+}
+
+/// JSON as kubectl sets it: by four spaces.
+fn indented(value: &impl Serialize) -> Result<String> {
+    let mut text = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"    "));
+    value.serialize(&mut serializer)?;
+    Ok(String::from_utf8(text)?)
 }
 
 fn list(objects: &[Box<dyn Object>]) -> Value {

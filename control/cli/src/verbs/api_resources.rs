@@ -24,6 +24,12 @@ pub(crate) struct Options {
     /// Only those of these categories
     #[arg(long, value_delimiter = ',')]
     categories: Vec<String>,
+    /// Only those that have all of these verbs
+    #[arg(long, value_delimiter = ',')]
+    verbs: Vec<String>,
+    /// name or kind
+    #[arg(long, value_parser = ["name", "kind"])]
+    sort_by: Option<String>,
     #[arg(long)]
     no_headers: bool,
 }
@@ -33,7 +39,8 @@ pub(crate) fn run(terminal: &Terminal, options: &Options) -> Result<()> {
     match options.output.as_str() {
         "" => {}
         "name" => {
-            let names: Vec<String> = kinds(options).map(|kind| kind.resource_name() + "\n").collect();
+            let names: Vec<String> =
+                kinds(options).into_iter().map(|kind| kind.resource_name() + "\n").collect();
             return Ok(terminal.write(names.concat().as_bytes())?);
         }
         "wide" => header.extend(["VERBS", "CATEGORIES"]),
@@ -57,12 +64,21 @@ pub(crate) fn run(terminal: &Terminal, options: &Options) -> Result<()> {
     Ok(terminal.write(grid.to_string().as_bytes())?)
 }
 
-fn kinds(options: &Options) -> impl Iterator<Item = &'static Kind> + '_ {
-    weir_proto::kinds().iter().copied().filter(|kind| {
-        options.api_group.as_ref().is_none_or(|group| kind.group == group)
+fn kinds(options: &Options) -> Vec<&'static Kind> {
+    let served = options.verbs.iter().all(|verb| VERBS.split(',').any(|known| known == verb));
+    let chosen = weir_proto::kinds().iter().copied().filter(|kind| {
+        served
+            && options.api_group.as_ref().is_none_or(|group| kind.group == group)
             && options.namespaced.is_none_or(|namespaced| kind.namespaced == namespaced)
             && options.categories.iter().all(|category| kind.categories.contains(&category.as_str()))
-    })
+    });
+    let mut kinds: Vec<_> = chosen.collect();
+    match options.sort_by.as_deref() {
+        Some("name") => kinds.sort_by_key(|kind| kind.plural),
+        Some(_) => kinds.sort_by_key(|kind| kind.kind),
+        None => {}
+    }
+    kinds
 }
 
 pub(crate) fn versions(terminal: &Terminal) -> Result<()> {

@@ -22,6 +22,9 @@ pub(crate) struct Options {
     choosing: Choosing,
     #[arg(long)]
     ignore_not_found: bool,
+    /// Ask before anything is deleted
+    #[arg(long, short)]
+    interactive: bool,
     /// Seconds that a pod gets to end; -1: its own
     #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
     grace_period: i64,
@@ -69,6 +72,9 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     if picks.is_empty() {
         session.note("No resources found");
     }
+    if options.interactive && !picks.is_empty() && !is_meant(session, &picks)? {
+        return session.say("deletion is cancelled");
+    }
     for pick in picks {
         let deleted = one(session, options, &pick, &delete).await;
         let uid = failures.keep(session, deleted).flatten();
@@ -80,6 +86,17 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
         wait(session, &pick, &uid, deadline).await?;
     }
     failures.finish()
+}
+
+fn is_meant(session: &Session, picks: &[Pick]) -> Result<bool> {
+    session.say(format_args!("You are about to delete the following {} resource(s):", picks.len()))?;
+    for pick in picks {
+        session.say(pick.display())?;
+    }
+    session.print("Do you want to continue? (y/N): ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("read the answer")?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
 fn how(options: &Options) -> Result<DeleteOptions> {
@@ -155,7 +172,7 @@ async fn one(
 }
 
 /// Asks until the object is gone, or another has taken its name.
-pub(super) async fn wait(session: &Session, pick: &Pick, uid: &str, deadline: Option<Instant>) -> Result<()> {
+pub(crate) async fn wait(session: &Session, pick: &Pick, uid: &str, deadline: Option<Instant>) -> Result<()> {
     let api = pick.api(session);
     let mut pause = Duration::from_millis(20);
     while let Some(object) = api.get_opt(&pick.name).await? {

@@ -20,6 +20,9 @@ pub(crate) struct Options {
     files: Files,
     #[command(flatten)]
     validation: Validation,
+    /// Only manifests whose labels match
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    selector: String,
 }
 
 pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
@@ -35,7 +38,10 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
 
 async fn differ(session: &Session, options: &Options) -> Result<bool> {
     let mut different = false;
-    for manifest in manifest::read(&options.files, options.validation.validate)? {
+    let selector = weir_proto::labels::Selector::parse(&options.selector)?;
+    let mut manifests = manifest::read(&options.files, options.validation.validate)?;
+    manifests.retain(|manifest| selector.matches(&manifest.object.meta().labels));
+    for manifest in manifests {
         let api = session.api(manifest.kind, &manifest.object.meta().namespace);
         let (live, after) = apply::preview(&api, &manifest).await.with_context(|| manifest.place())?;
         let mut before = live.as_deref().map(shown).unwrap_or_default();

@@ -42,6 +42,7 @@ fn text(path: &str, recursive: bool) -> Result<String> {
     let of_type = holds.map(|message| message.comment).unwrap_or_default();
     let of_field = last.map(|field| field.comment).unwrap_or_default();
     out += "DESCRIPTION:\n";
+    let of_type = if of_field.contains(of_type) { "" } else { of_type };
     let said: Vec<&str> = [of_field, of_type].into_iter().filter(|text| !text.is_empty()).collect();
     out += &if said.is_empty() { "    <empty>\n".to_owned() } else { wrap(&said.join(" "), 4) };
     if let Some(message) = holds {

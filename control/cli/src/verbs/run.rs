@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// NAME=VALUE
     #[arg(long)]
     env: Vec<String>,
+    /// Annotations, KEY=VALUE
+    #[arg(long)]
+    annotations: Vec<String>,
     /// Labels, as a=b,c=d [default: run=NAME]
     #[arg(long, short)]
     labels: Option<String>,
@@ -31,6 +34,12 @@ pub(crate) struct Options {
     /// When the image is fetched
     #[arg(long)]
     image_pull_policy: Option<String>,
+    /// All rights of root on the node
+    #[arg(long)]
+    privileged: bool,
+    /// Make a Service for --port too
+    #[arg(long, requires = "port")]
+    expose: bool,
     /// What follows -- is the command, not its arguments
     #[arg(long)]
     command: bool,
@@ -55,6 +64,9 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     if let Some(port) = options.port {
         container["ports"] = json!([{ "containerPort": port }]);
     }
+    if options.privileged {
+        container["securityContext"] = json!({ "privileged": true });
+    }
     if let Some(policy) = &options.image_pull_policy {
         container["imagePullPolicy"] = json!(policy);
     }
@@ -72,10 +84,26 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
         Some(text) => pairs(text)?,
         None => pairs(&format!("run={}", options.name))?,
     };
+    let mut metadata = json!({ "name": options.name, "labels": labels });
+    for annotation in &options.annotations {
+        for (key, value) in pairs(annotation)? {
+            metadata["annotations"][key] = value;
+        }
+    }
     let pod = json!({
-        "metadata": { "name": options.name, "labels": labels },
+        "metadata": metadata,
         "spec": { "containers": [container], "restartPolicy": options.restart },
     });
+    let changes = Changes::new(session, &options.changing)?;
+    if options.expose {
+        let port = json!({ "port": options.port, "protocol": "TCP", "targetPort": options.port });
+        let service = json!({
+            "metadata": { "name": options.name },
+            "spec": { "ports": [port], "selector": pod["metadata"]["labels"] },
+        });
+        let service = weir_proto::resolve("services")?.from_json(&service, &mut Vec::new())?;
+        changes.create(service, "created").await?;
+    }
     let pod = weir_proto::resolve("pods")?.from_json(&pod, &mut Vec::new())?;
-    Changes::new(session, &options.changing)?.create(pod, "created").await
+    changes.create(pod, "created").await
 }

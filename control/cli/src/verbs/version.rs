@@ -1,7 +1,7 @@
 //! `weir version` and `weir cluster-info`.
 
-use anyhow::{Result, bail};
-use serde_json::json;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use weir_client::ListOptions;
 
 use crate::session::Session;
@@ -18,25 +18,38 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn client(terminal: &Terminal, options: &Options) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
-    let value = json!({ "clientVersion": { "gitVersion": format!("v{version}") } });
+    print(terminal, options, None)
+}
+
+/// Where the server cannot be asked, this program's version is told all the same.
+pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
+    let server = ask(session).await;
+    print(&session.terminal, options, server.as_ref().ok())?;
+    server.map(drop)
+}
+
+async fn ask(session: &Session) -> Result<Value> {
+    let document = session.client.document("/version").await?;
+    serde_json::from_slice(&document).context("read the server's version")
+}
+
+fn print(terminal: &Terminal, options: &Options, server: Option<&Value>) -> Result<()> {
+    let version = concat!("v", env!("CARGO_PKG_VERSION"));
+    let mut value = json!({ "clientVersion": { "gitVersion": version } });
+    if let Some(server) = server {
+        value["serverVersion"] = server.clone();
+    }
     let text = match options.output.as_deref() {
-        None => format!("Client Version: v{version}\n"),
+        None => {
+            let of_server = server.and_then(|server| server.get("gitVersion")).and_then(Value::as_str);
+            let of_server = of_server.map(|version| format!("Server Version: {version}\n"));
+            format!("Client Version: {version}\n{}", of_server.unwrap_or_default())
+        }
         Some("json") => serde_json::to_string_pretty(&value)? + "\n",
         Some("yaml") => weir_proto::yaml::to_string(&value),
         Some(other) => bail!("-o {other}: no such format; use json or yaml"),
     };
     Ok(terminal.write(text.as_bytes())?)
-}
-
-/// The server tells its version over REST only; that it answers is worth knowing.
-pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
-    client(&session.terminal, options)?;
-    answers(session).await?;
-    if options.output.is_none() {
-        session.say(format_args!("Server: {}", session.server))?;
-    }
-    Ok(())
 }
 
 pub(crate) async fn cluster_info(session: &Session) -> Result<()> {

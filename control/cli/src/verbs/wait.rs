@@ -67,6 +67,8 @@ pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     for pick in picks {
         // A look at what is there already takes no time that was not granted.
         let waited = match look(session, &pick, &wanted).await {
+            // As kubectl, of what was gone before anybody waited nothing is said.
+            Ok(true) if matches!(wanted, Wanted::Deleted) => continue,
             Ok(true) => Ok(()),
             Ok(false) => match tokio::time::timeout_at(deadline, follow(session, &pick, &wanted)).await {
                 Ok(done) => done,

@@ -33,6 +33,9 @@ pub(super) async fn history(session: &Session, pick: &mut Pick, wanted: i64) -> 
         session.say(format_args!("{} with revision #{wanted}", pick.display()))?;
         return session.print(tabs::expand(&text));
     }
+    if sets.is_empty() {
+        return session.say(format_args!("{}\nNo rollout history found.", pick.display()));
+    }
     let mut grid = Grid::new(["REVISION", "CHANGE-CAUSE"].map(str::to_owned).to_vec());
     for set in &sets {
         let cause = cause(set).unwrap_or_else(|| "<none>".to_owned());

@@ -1,8 +1,9 @@
 //! `weir get`: objects as tables or documents, once or as they change.
 
+mod watch;
+
 use anyhow::{Result, bail};
-use futures::TryStreamExt;
-use weir_client::{ListOptions, WatchEvent, WatchOptions};
+use weir_client::ListOptions;
 use weir_proto::{Kind, Object};
 
 use crate::arguments::{Choosing, Files};
@@ -15,7 +16,7 @@ use crate::target::{self, Target};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// TYPE [NAME …], TYPE,TYPE, or TYPE/NAME …
-    #[arg(required_unless_present_any = ["filenames", "kustomize"])]
+    #[arg(required_unless_present_any = ["filenames", "kustomize", "raw"])]
     targets: Vec<String>,
     #[command(flatten)]
     files: Files,
@@ -56,16 +57,22 @@ pub(crate) struct Options {
     /// An object that is not there is no error
     #[arg(long)]
     ignore_not_found: bool,
+    /// Print what the server has at this path, as it is
+    #[arg(long, conflicts_with_all = ["targets", "filenames", "watch", "watch_only"])]
+    raw: Option<String>,
 }
 
 type Found = Vec<(&'static Kind, Vec<Box<dyn Object>>)>;
 
 pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
+    if let Some(path) = &options.raw {
+        return Ok(session.terminal.write(&session.client.document(path).await?)?);
+    }
     let format = Format::parse(&options.output)?;
     let by_file = !options.files.filenames.is_empty() || options.files.kustomize.is_some();
     let targets = if by_file { Vec::new() } else { target::parse(&options.targets)? };
     if options.watch || options.watch_only {
-        return watch(session, options, &targets, &format).await;
+        return watch::run(session, options, &targets, &format).await;
     }
     let mut failures = Failures::default();
     let found = match by_file {
@@ -188,62 +195,4 @@ fn extras(options: &Options, kind: &Kind, typed_names: bool) -> Extras {
         typed_names,
         event: None,
     }
-}
-
-/// Prints each object as it is and then as it changes, until interrupted. When the server ends the stream, it goes on
-/// from the last change that was seen.
-async fn watch(session: &Session, options: &Options, targets: &[Target], format: &Format) -> Result<()> {
-    let [target] = targets else { bail!("you may only specify a single resource type with --watch") };
-    let api = session.api_over(target.kind, options.all_namespaces);
-    let mut watch = WatchOptions {
-        label_selector: options.selector.clone(),
-        field_selector: options.field_selector.clone(),
-        bookmarks: true,
-        ..WatchOptions::default()
-    };
-    if let Some(name) = &target.name {
-        let comma = if watch.field_selector.is_empty() { "" } else { "," };
-        watch.field_selector.push_str(&format!("{comma}metadata.name={name}"));
-    }
-    if options.watch_only {
-        let one = ListOptions { limit: 1, ..ListOptions::default() };
-        watch.resource_version = api.list(&one).await?.resource_version;
-    }
-    let mut extras = extras(options, target.kind, options.show_kind);
-    loop {
-        let mut events = api.watch(&watch).await?;
-        let mut seen = false;
-        while let Some(event) = events.try_next().await? {
-            seen = true;
-            let (change, object) = match event {
-                WatchEvent::Added(object) => ("ADDED", object),
-                WatchEvent::Modified(object) => ("MODIFIED", object),
-                WatchEvent::Deleted(object) => ("DELETED", object),
-                WatchEvent::Bookmark(revision) => {
-                    watch.resource_version = revision;
-                    continue;
-                }
-            };
-            extras.event = options.output_watch_events.then_some(change);
-            print_change(session, target.kind, object, format, &mut extras)?;
-        }
-        if !seen || watch.resource_version.is_empty() {
-            bail!("the server ended the watch");
-        }
-    }
-}
-
-fn print_change(
-    session: &Session,
-    kind: &Kind,
-    object: Box<dyn Object>,
-    format: &Format,
-    extras: &mut Extras,
-) -> Result<()> {
-    if !format.is_table() {
-        return output::print_objects(session, &[object], true, format);
-    }
-    session.print(output::grid(kind, &[object], (session.now)(), *format == Format::Wide, extras))?;
-    extras.no_headers = true;
-    Ok(())
 }
