@@ -5,7 +5,7 @@
 //! for overflow and debug assertions are on.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -104,9 +104,10 @@ fn tail(said: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
-/// The targets of `tests/fuzz/Cargo.toml` are those that are run.
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
