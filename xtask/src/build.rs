@@ -57,6 +57,13 @@ fn release() -> Result<()> {
     step("building weir, weir-control and weir-agent (target/release)", &mut command)
 }
 
+/// What benches run: `target/release/{weir-control,weir-bench}`.
+pub fn bench() -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", "weir-control", "--package", "weir-bench"]);
+    step("building weir-control and weir-bench (target/release)", &mut command)
+}
+
 /// One static file: the image needs nothing else.
 fn echo_server() -> Result<()> {
     let mut command = cargo();

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line: it talks to the terminal")]
 
+pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod cluster;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::cluster::{self, Layout, Store};
-use xtask::{build, ci, demo, doctor, fuzz};
+use xtask::{bench, build, ci, demo, doctor, fuzz};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Weir", disable_help_subcommand = true)]
@@ -43,6 +43,11 @@ enum Command {
     Demo {
         #[command(flatten)]
         requests: demo::Requests,
+    },
+    /// Measure what Weir does in a second, against the bars it is held to
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
     },
     /// Install what is missing and run all tests, the end-to-end ones included
     Test {
@@ -87,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Down => cluster::down(&Layout::workspace(0, Store::Embedded)?)?,
         Command::Demo { requests } => return demo::run(&requests),
+        Command::Bench { bench } => bench::run(&bench)?,
         Command::Test { arguments } => ci::test(&arguments)?,
         Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Ci => ci::run()?,
