@@ -8,13 +8,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weir_client::{Change, Client, ListOptions, ObjectKey, Recorder};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use weir_client::{Change, Client, ListOptions, Modified, ObjectKey, Recorder};
 use weir_proto::core::v1::Node;
 
 use crate::Error;
 use crate::caches::Caches;
 use crate::cidr::Cidr;
 use crate::runner::{Controller, Next, Runner};
+
+/// Writes under way at a time.
+const PARALLEL: usize = 16;
 
 pub(crate) struct NodeIpamController {
     client: Client,
@@ -89,6 +93,7 @@ impl Controller for NodeIpamController {
         let api = self.client.api::<Node>();
         let nodes = api.list(&ListOptions::default()).await?.items;
         let mut none_left = false;
+        let mut given = Vec::new();
         for (node, part) in plan(&nodes, self.cluster, self.node_mask) {
             let Some(part) = part else {
                 let message = format!("Node {} status is now: CIDRNotAvailable", node.meta().name);
@@ -96,14 +101,32 @@ impl Controller for NodeIpamController {
                 none_left = true;
                 continue;
             };
-            let mut node = node.clone();
-            node.spec_mut().pod_cidr = part.to_string();
-            node.spec_mut().pod_cidrs = vec![part.to_string()];
-            // Refused if the node was changed since: then all is planned again.
-            api.update(&node).await?;
-            tracing::info!(node = node.meta().name, %part, "gave the node its address range");
+            given.push(self.give(node, part));
         }
+        stream::iter(given).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         Ok(if none_left { Next::After(Duration::from_secs(60)) } else { Next::Change })
+    }
+}
+
+impl NodeIpamController {
+    /// Whatever else has changed about a new node meanwhile (its agent reports, its taints are lifted) has no say in
+    /// which part it gets.
+    async fn give(&self, node: &Node, part: Cidr) -> Result<(), Error> {
+        let (api, name) = (self.client.api::<Node>(), &node.meta().name);
+        let give = |now: &mut Node| {
+            if now.meta().uid == node.meta().uid && is_waiting(now) {
+                now.spec_mut().pod_cidr = part.to_string();
+                now.spec_mut().pod_cidrs = vec![part.to_string()];
+            }
+        };
+        match api.modify(name, give).await {
+            Ok(Modified::Written(_)) => tracing::info!(node = name, %part, "gave the node its address range"),
+            Ok(Modified::Unchanged(_)) => {}
+            // Gone, and its part is free again.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 }
 

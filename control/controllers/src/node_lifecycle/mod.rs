@@ -46,9 +46,9 @@ pub(crate) fn runner(
         heartbeats: Heartbeats::default(),
         grace,
     };
-    let (of_pod, all) = (caches.clone(), caches.clone());
+    let (of_pod, of_node) = (caches.clone(), caches.clone());
     Runner::new(controller, workers)
-        .on(&caches.nodes, move |change| if has_turned(change) { all_nodes(&all) } else { this_node(change) })
+        .on(&caches.nodes, move |change| nodes_of_node(&of_node, change))
         .on(&caches.node_leases, node_of_lease)
         .on(&caches.pods, move |change| node_of_pod(&of_pod, change).into_iter().collect())
 }
@@ -57,11 +57,18 @@ fn all_nodes(caches: &Caches) -> Vec<ObjectKey> {
     caches.nodes.list().iter().map(|node| ObjectKey::of(node.as_ref())).collect()
 }
 
-fn this_node(change: &Change<Node>) -> Vec<ObjectKey> {
-    change.states().take(1).map(|node| ObjectKey::of(node.as_ref())).collect()
+/// The node itself; and all that are down, if it goes down or comes back: that changes what may be done to them.
+fn nodes_of_node(caches: &Caches, change: &Change<Node>) -> Vec<ObjectKey> {
+    let mut keys: Vec<_> = change.states().take(1).map(|node| ObjectKey::of(node.as_ref())).collect();
+    if has_turned(change) {
+        let nodes = caches.nodes.list();
+        keys.extend(
+            nodes.iter().filter(|node| zones::is_down(node)).map(|node| ObjectKey::of(node.as_ref())),
+        );
+    }
+    keys
 }
 
-/// A node that goes down or comes back changes what may be done to the others.
 fn has_turned(change: &Change<Node>) -> bool {
     let up = |node: &Option<Arc<Node>>| node.as_ref().is_some_and(|node| !zones::is_down(node));
     change.new.is_some() && up(&change.old) != up(&change.new)
@@ -95,12 +102,11 @@ impl Controller for NodeLifecycleController {
         };
         let lease = self.caches.node_leases.get(NODE_LEASES, &key.name);
         let now = Time::now();
-        let observed = plan::Observed {
-            node: &node,
-            silent_for: self.heartbeats.silent_for(&node, lease.as_deref(), Instant::now()),
-            grace: self.grace,
-            evict_from: zones::evict_from(&node, &self.caches.nodes.list()),
-        };
+        let silent_for = self.heartbeats.silent_for(&node, lease.as_deref(), Instant::now());
+        // Most nodes are up, at most times: the others need not be looked at.
+        let down = zones::is_down(&node) || silent_for >= self.grace;
+        let evict_from = down.then(|| zones::evict_from(&node, &self.caches.nodes.list())).flatten();
+        let observed = plan::Observed { node: &node, silent_for, grace: self.grace, evict_from };
         let plan = plan::plan(&observed, now);
         let tainted = self.perform(&node, &plan).await?;
         let leaving = self.evict(&tainted, now).await?;
