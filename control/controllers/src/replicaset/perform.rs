@@ -1,11 +1,11 @@
 //! Creates and deletes a set's pods.
 //!
-//! Creation starts slowly, one pod, then two, four and so on: when the API refuses the first (a quota, a template
-//! that it does not take), it is not asked five thousand times.
+//! Creation starts slowly, with one request under way and one more for each that succeeded: when the API refuses the
+//! first (a quota, a template that it does not take), it is not asked five thousand times.
 
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use weir_client::{DeleteOptions, ObjectKey};
 use weir_proto::apps::v1::ReplicaSet;
 use weir_proto::core::v1::Pod;
@@ -18,7 +18,7 @@ use crate::{Error, owners};
 /// How long the local copy may take to show what was written.
 pub(super) const VISIBLE: Duration = Duration::from_secs(10);
 /// Requests under way at a time.
-const PARALLEL: usize = 32;
+const PARALLEL: usize = 128;
 
 /// A plan that was not carried out to its end.
 #[derive(Debug)]
@@ -43,24 +43,24 @@ impl ReplicaSetController {
     async fn create(&self, set: &ReplicaSet, count: usize) -> Result<(), Error> {
         let api = self.client.namespaced::<Pod>(&set.meta().namespace);
         let pod = pod_of(set);
-        let (mut left, mut batch, mut newest) = (count, 1, 0);
+        let (mut left, mut window, mut newest) = (count, 1, 0);
         let mut refused = None;
-        while left > 0 && refused.is_none() {
-            let size = batch.min(left);
-            let answers: Vec<_> =
-                stream::iter(0..size).map(|_| api.create(&pod)).buffer_unordered(PARALLEL).collect().await;
-            for answer in answers {
-                match answer {
-                    Ok(pod) => {
-                        newest = newest.max(pod.meta().resource_version.parse().unwrap_or(0));
-                        let message = format!("Created pod: {}", pod.meta().name);
-                        self.events.normal(set, "SuccessfulCreate", message);
-                    }
-                    Err(error) => refused = Some(error),
-                }
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while left > 0 && refused.is_none() && under_way.len() < window {
+                under_way.push(api.create(&pod));
+                left -= 1;
             }
-            left -= size;
-            batch *= 2;
+            match under_way.next().await {
+                Some(Ok(pod)) => {
+                    window = PARALLEL.min(window + 1);
+                    newest = newest.max(pod.meta().resource_version.parse().unwrap_or(0));
+                    let message = format!("Created pod: {}", pod.meta().name);
+                    self.events.normal(set, "SuccessfulCreate", message);
+                }
+                Some(Err(error)) => refused = Some(error),
+                None => break,
+            }
         }
         // The next plan must see these pods, or it would make them again.
         self.caches.pods.reached(&newest.to_string(), VISIBLE).await?;
