@@ -19,6 +19,8 @@ use super::{CachedObject, KindCache};
 const ROOT: &str = "/registry/";
 /// Keys read at once.
 const PAGE: usize = 1000;
+/// Changes after which the caches are told, at the latest, how new they are.
+const AT_ONCE: usize = 64;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// After so long without the store those who watch are sent to other servers.
@@ -83,14 +85,17 @@ impl Feed {
         if self.revision == 0 {
             self.revision = self.read_all(store).await?;
         }
-        let mut batches = store.watch(ROOT, self.revision + 1).await?;
+        let mut ready = store.watch(ROOT, self.revision + 1).await?.ready_chunks(AT_ONCE);
         self.lost = None;
         self.by_prefix.values().for_each(|cache| cache.come_back());
-        while let Some(batch) = batches.next().await {
-            let batch = batch?;
-            let revision = batch.revision;
-            self.apply(batch);
-            self.revision = self.revision.max(revision);
+        while let Some(batches) = ready.next().await {
+            for batch in batches {
+                let batch = batch?;
+                self.revision = self.revision.max(batch.revision);
+                self.apply(batch);
+            }
+            // The others once for all that had come: whoever waits for a revision is woken each time.
+            self.by_prefix.values().for_each(|cache| cache.advance(self.revision));
         }
         Ok(())
     }
@@ -119,7 +124,7 @@ impl Feed {
         Ok(revision)
     }
 
-    /// Hands each cache its changes, and tells all of them how new they are.
+    /// Hands each cache its changes, and tells it, once it has all of them, how new it is.
     fn apply(&self, batch: Batch) {
         let mut changes: Vec<(&Arc<KindCache>, Event)> = Vec::with_capacity(batch.events.len());
         for event in batch.events {
@@ -127,6 +132,7 @@ impl Feed {
                 changes.push((cache, event));
             }
         }
+        let concerned: Vec<&Arc<KindCache>> = changes.iter().map(|(cache, _)| *cache).collect();
         for (cache, event) in changes {
             // Decoding happens outside of the lock. What cannot be decoded is gone, as far as readers can see.
             let object = match event.kind {
@@ -135,7 +141,7 @@ impl Feed {
             };
             cache.change(event.kv, object);
         }
-        for cache in self.by_prefix.values() {
+        for cache in concerned {
             cache.advance(batch.revision);
         }
     }

@@ -1,4 +1,5 @@
-//! An object as the cache holds it: decoded once, encoded once, shared by everyone who reads or watches it.
+//! An object as the cache holds it: decoded once, encoded once (when first asked for), shared by everyone who reads or
+//! watches it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,24 +8,22 @@ use prost::DecodeError;
 use weir_proto::{Kind, Object, Resource};
 use weir_store::KeyValue;
 
-/// An object at one revision, with its wire form. Immutable.
+/// An object at one revision, with its wire forms. Immutable.
 #[derive(Debug)]
 pub struct CachedObject {
     /// With `metadata.resourceVersion` set to `revision`.
     pub object: Box<dyn Object>,
     /// The store revision of its last change.
     pub revision: i64,
-    /// Protobuf of `object`.
-    pub protobuf: Bytes,
+    protobuf: OnceLock<Bytes>,
     json: OnceLock<Arc<str>>,
 }
 
 impl CachedObject {
-    /// Stamps `object` with `revision` and encodes it.
+    /// Stamps `object` with `revision`.
     pub fn new(mut object: Box<dyn Object>, revision: i64) -> Self {
         object.meta_mut().resource_version = revision.to_string();
-        let protobuf = Bytes::from(object.encode());
-        CachedObject { object, revision, protobuf, json: OnceLock::new() }
+        CachedObject { object, revision, protobuf: OnceLock::new(), json: OnceLock::new() }
     }
 
     /// What the store holds under a key.
@@ -37,7 +36,12 @@ impl CachedObject {
         self.object.as_any().downcast_ref()
     }
 
-    /// JSON of the object, made when first asked for.
+    /// Protobuf of the object.
+    pub fn protobuf(&self) -> &Bytes {
+        self.protobuf.get_or_init(|| self.object.encode().into())
+    }
+
+    /// JSON of the object.
     pub fn json(&self) -> Arc<str> {
         self.json.get_or_init(|| self.object.to_json().to_string().into()).clone()
     }

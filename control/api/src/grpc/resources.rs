@@ -48,7 +48,7 @@ impl Resources for ResourcesFace {
         let context = context(&request, false)?;
         let target = wire::target(request.into_inner().r#ref)?;
         let object = self.registry.get(&context, &target).await?;
-        metrics::note_size(object.protobuf.len());
+        metrics::note_size(object.protobuf().len());
         Ok(Response::new(wire::to_wire(&object)))
     }
 
@@ -67,7 +67,7 @@ impl Resources for ResourcesFace {
             version: Version::Newest,
         };
         let page = self.registry.list(&context, kind, &query).await?;
-        metrics::note_size(page.items.iter().map(|object| object.protobuf.len()).sum());
+        metrics::note_size(page.items.iter().map(|object| object.protobuf().len()).sum());
         Ok(Response::new(pb::ListResponse {
             resource_version: page.revision.to_string(),
             items: page.items.iter().map(|object| wire::to_wire(object)).collect(),

@@ -55,7 +55,7 @@ pub(super) fn object(
 pub(super) fn to_wire(cached: &CachedObject) -> pb::Object {
     pb::Object {
         kind: Some(cached.object.kind().to_ref()),
-        payload: Some(Payload::Protobuf(cached.protobuf.to_vec())),
+        payload: Some(Payload::Protobuf(cached.protobuf().to_vec())),
     }
 }
 

@@ -9,7 +9,7 @@ use weir_proto::{Object, Resource};
 use weir_store::Txn;
 
 use super::fence::Fence;
-use super::{Context, Registry, Target, Written};
+use super::{Context, Registry, Target, Written, encode_for_store};
 use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::{self, Verb};
@@ -95,12 +95,13 @@ impl Registry {
     async fn insert(
         &self,
         target: &Target,
-        object: Box<dyn Object>,
+        mut object: Box<dyn Object>,
         claims: &Claims,
         fence: &mut Fence<'_>,
         generated: bool,
     ) -> Result<Option<Arc<CachedObject>>, ApiError> {
-        let txn = self.put(Txn::new().absent(target.key()), target, object.as_ref()).await?;
+        let value = encode_for_store(object.as_mut());
+        let txn = self.put(Txn::new().absent(target.key()), target, value).await?;
         let txn = fence.guard(claims.add_to(txn));
         let outcome = self.inner.store.txn(txn).await.map_err(store_error::during("write"))?;
         if outcome.committed {

@@ -209,8 +209,8 @@ impl Registry {
     }
 
     /// Puts an object; an Event so that it goes by itself, counting from now.
-    async fn put(&self, txn: Txn, target: &Target, object: &dyn Object) -> Result<Txn, ApiError> {
-        let (key, value) = (target.key(), encode_for_store(object));
+    async fn put(&self, txn: Txn, target: &Target, value: Vec<u8>) -> Result<Txn, ApiError> {
+        let key = target.key();
         if target.kind != Event::KIND {
             return Ok(txn.put(key, value));
         }
@@ -220,9 +220,13 @@ impl Registry {
 
     /// The newest state of one object, from the store.
     async fn read(&self, target: &Target) -> Result<CachedObject, ApiError> {
+        decode(target.kind, &self.stored(target).await?)
+    }
+
+    /// The same, as the store holds it.
+    async fn stored(&self, target: &Target) -> Result<KeyValue, ApiError> {
         let found = self.inner.store.get(&target.key()).await.map_err(store_error::during("read"))?;
-        let kv = found.value.ok_or_else(|| ApiError::not_found(target.kind, &target.name))?;
-        decode(target.kind, &kv)
+        found.value.ok_or_else(|| ApiError::not_found(target.kind, &target.name))
     }
 
     /// `get`
@@ -268,8 +272,9 @@ fn decode(kind: &'static Kind, kv: &KeyValue) -> Result<CachedObject, ApiError> 
 }
 
 /// What is kept in the store: the object without its revision, which the store keeps itself.
-fn encode_for_store(object: &dyn Object) -> Vec<u8> {
-    let mut stored = object.clone_box();
-    stored.meta_mut().resource_version.clear();
-    stored.encode()
+fn encode_for_store(object: &mut dyn Object) -> Vec<u8> {
+    let revision = std::mem::take(&mut object.meta_mut().resource_version);
+    let value = object.encode();
+    object.meta_mut().resource_version = revision;
+    value
 }

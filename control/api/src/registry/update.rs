@@ -8,7 +8,7 @@ use weir_proto::meta::v1::ObjectMeta;
 use weir_proto::status::ApiError;
 use weir_store::Txn;
 
-use super::{Context, Registry, Target, Written, create, scale};
+use super::{Context, Registry, Target, Written, create, decode, encode_for_store, scale};
 use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::Verb;
@@ -101,7 +101,8 @@ impl Registry {
     ) -> Result<Arc<CachedObject>, ApiError> {
         let mut fence = self.fence(context).await?;
         for _ in 0..ATTEMPTS {
-            let current = self.read(target).await?;
+            let stored = self.stored(target).await?;
+            let current = decode(target.kind, &stored)?;
             let mut change = plan(&current)?;
             if let Change::Put(object) = &change {
                 admission::admit(self, object.as_ref())?;
@@ -112,10 +113,13 @@ impl Registry {
             let (txn, after) = match change {
                 Change::Nothing => return Ok(Arc::new(current)),
                 Change::Delete => (txn.delete(key), None),
-                Change::Put(object) if object.encode() == current.object.encode() => {
-                    return Ok(Arc::new(current));
+                Change::Put(mut object) => {
+                    let value = encode_for_store(object.as_mut());
+                    if value == stored.value {
+                        return Ok(Arc::new(current));
+                    }
+                    (self.put(txn, target, value).await?, Some(object))
                 }
-                Change::Put(object) => (self.put(txn, target, object.as_ref()).await?, Some(object)),
             };
             if context.dry_run {
                 let object = after.unwrap_or_else(|| current.object.clone());
