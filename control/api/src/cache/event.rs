@@ -2,6 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+use prost::DecodeError;
+use weir_proto::Kind;
+
 use super::{CachedObject, Filter};
 
 /// What happened, from the point of view of one watcher.
@@ -50,5 +54,44 @@ impl CacheEvent {
                 Some((ChangeType::Deleted, left.clone()))
             }
         }
+    }
+}
+
+/// A change as it is kept for those who resume: encoded, which takes a fraction of the memory, and few ever do.
+#[derive(Debug, Clone)]
+pub(super) struct PastEvent {
+    pub(super) revision: i64,
+    kind: &'static Kind,
+    deleted: bool,
+    object: Bytes,
+    previous: Option<(i64, Bytes)>,
+}
+
+impl PastEvent {
+    pub(super) fn of(event: &CacheEvent) -> Self {
+        let encoded = |object: &Arc<CachedObject>| (object.revision, object.protobuf().clone());
+        PastEvent {
+            revision: event.revision,
+            kind: event.object.object.kind(),
+            deleted: event.deleted,
+            object: event.object.protobuf().clone(),
+            previous: event.previous.as_ref().map(encoded),
+        }
+    }
+
+    /// The change as it was told when it happened.
+    pub(super) fn recall(&self) -> Result<CacheEvent, DecodeError> {
+        let decode = |revision: i64, protobuf: &Bytes| {
+            let object = self.kind.decode(protobuf)?;
+            Ok::<_, DecodeError>(Arc::new(CachedObject::new(object, revision)))
+        };
+        let previous = self.previous.as_ref().map(|(revision, protobuf)| decode(*revision, protobuf));
+        Ok(CacheEvent {
+            revision: self.revision,
+            deleted: self.deleted,
+            object: decode(self.revision, &self.object)?,
+            previous: previous.transpose()?,
+            left: OnceLock::new(),
+        })
     }
 }

@@ -133,6 +133,10 @@ impl KindCache {
     /// `None`: the key is gone.
     fn change(&self, kv: KeyValue, object: Option<CachedObject>) {
         self.counted.dispatched.inc();
+        if let Some(object) = &object {
+            // Outside of the lock: it is going to be kept in this form.
+            object.protobuf();
+        }
         let mut state = self.write();
         match object {
             Some(object) => state.put(kv.key, object, self.trigger),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::event::CacheEvent;
+use super::event::{CacheEvent, PastEvent};
 use super::{CachedObject, Filter};
 use crate::metrics;
 
@@ -36,7 +36,7 @@ pub(super) struct State {
     objects: BTreeMap<String, Arc<CachedObject>>,
     /// The keys of the objects for which the trigger picks a value.
     picked: HashMap<String, BTreeSet<String>>,
-    ring: VecDeque<Arc<CacheEvent>>,
+    ring: VecDeque<PastEvent>,
     everything: Vec<Sender>,
     triggered: HashMap<String, Vec<Sender>>,
 }
@@ -115,7 +115,7 @@ impl State {
         {
             self.floor = oldest.revision;
         }
-        self.ring.push_back(event.clone());
+        self.ring.push_back(PastEvent::of(&event));
         send(&mut self.everything, &event);
         let Some(trigger) = trigger else { return };
         let after = trigger(&event.object);
@@ -176,7 +176,7 @@ impl State {
     }
 
     /// The kept changes after `revision`.
-    pub(super) fn replay(&self, revision: i64) -> Result<Vec<Arc<CacheEvent>>, TooOld> {
+    pub(super) fn replay(&self, revision: i64) -> Result<Vec<PastEvent>, TooOld> {
         if revision < self.floor {
             return Err(TooOld { floor: self.floor });
         }

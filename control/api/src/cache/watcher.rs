@@ -8,7 +8,7 @@ use prometheus::IntCounter;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use weir_proto::status::ApiError;
 
-use super::event::{CacheEvent, ChangeType};
+use super::event::{CacheEvent, ChangeType, PastEvent};
 use super::state::Receiver;
 use super::{CachedObject, Filter, KindCache};
 
@@ -36,7 +36,7 @@ pub(super) enum Start {
         revision: i64,
     },
     /// The changes after a revision.
-    Past(VecDeque<Arc<CacheEvent>>),
+    Past(VecDeque<PastEvent>),
     Done,
 }
 
@@ -88,7 +88,7 @@ impl Watcher {
 
     async fn find_next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
         if let Some(event) = self.next_of_start() {
-            return Some(Ok(event));
+            return Some(event);
         }
         loop {
             if let Some(revision) = self.due
@@ -111,23 +111,28 @@ impl Watcher {
         }
     }
 
-    fn next_of_start(&mut self) -> Option<WatchEvent> {
+    fn next_of_start(&mut self) -> Option<Result<WatchEvent, ApiError>> {
         loop {
             match &mut self.start {
                 Start::Present { objects, revision } => {
                     if let Some(object) = objects.pop_front() {
-                        return Some(WatchEvent::Change { change: ChangeType::Added, object });
+                        return Some(Ok(WatchEvent::Change { change: ChangeType::Added, object }));
                     }
                     let revision = *revision;
                     self.start = Start::Done;
-                    return Some(WatchEvent::Bookmark { revision });
+                    return Some(Ok(WatchEvent::Bookmark { revision }));
                 }
                 Start::Past(events) => match events.pop_front() {
-                    Some(event) => {
-                        if let Some((change, object)) = event.seen_through(&self.filter) {
-                            return Some(WatchEvent::Change { change, object });
+                    Some(past) => match past.recall() {
+                        Ok(event) => {
+                            if let Some((change, object)) = event.seen_through(&self.filter) {
+                                return Some(Ok(WatchEvent::Change { change, object }));
+                            }
                         }
-                    }
+                        Err(error) => {
+                            return Some(Err(ApiError::internal(format!("recall a change: {error}"))));
+                        }
+                    },
                     None => self.start = Start::Done,
                 },
                 Start::Done => return None,
