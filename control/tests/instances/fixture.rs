@@ -21,6 +21,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_weir-control");
 /// A control plane on a port of its own.
 pub(crate) struct Control {
     command: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     process: Child,
     pub(crate) dir: PathBuf,
 }
@@ -28,12 +29,22 @@ pub(crate) struct Control {
 impl Control {
     /// Keeps its data, its kubeconfig and its log in `dir`.
     pub(crate) fn start(dir: &Path, flags: &[&str]) -> Control {
+        Control::start_in(dir, flags, Vec::new())
+    }
+
+    /// The same, with something more in its environment.
+    pub(crate) fn start_in(
+        dir: &Path,
+        flags: &[&str],
+        environment: Vec<(&'static str, String)>,
+    ) -> Control {
         fs::create_dir_all(dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();
         let mut command =
             vec!["--data-dir".to_owned(), path("data"), "--kubeconfig".to_owned(), path("kubeconfig")];
         command.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Control { process: spawn(&command, dir), command, dir: dir.to_owned() }
+        let process = spawn(&command, &environment, dir);
+        Control { process, command, environment, dir: dir.to_owned() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -51,7 +62,7 @@ impl Control {
 
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.process = spawn(&self.command, &self.dir);
+        self.process = spawn(&self.command, &self.environment, &self.dir);
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -83,11 +94,12 @@ impl Drop for Control {
     }
 }
 
-fn spawn(command: &[String], dir: &Path) -> Child {
+fn spawn(command: &[String], environment: &[(&str, String)], dir: &Path) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
     Command::new(PROGRAM)
         .args(command)
         .env("RUST_LOG", "info")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stderr(log)
         .spawn()

@@ -236,7 +236,7 @@ async fn holder(leases: &Api<Lease>, name: &str) -> Option<u32> {
 }
 
 /// Nodes that report now and then, as agents do.
-async fn make_nodes(client: &Client, count: usize, stop: CancellationToken) {
+pub(crate) async fn make_nodes(client: &Client, count: usize, stop: CancellationToken) {
     let nodes = client.api::<Node>();
     let leases = client.namespaced::<Lease>("kube-node-lease");
     for index in 0..count {

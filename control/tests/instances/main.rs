@@ -1,5 +1,6 @@
-//! Control planes as processes: several over one etcd, and what keeps their store.
+//! Control planes as processes: several over one etcd, their clocks, and what keeps their store.
 
+mod clock;
 mod fixture;
 mod high_availability;
 mod store_commands;

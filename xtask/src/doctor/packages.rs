@@ -118,6 +118,13 @@ pub(super) const NEEDS: &[Need] = &[
         probe: || program("docker-registry"),
     },
     Need {
+        name: "libfaketime",
+        why: "tests of clocks that jump",
+        purpose: Purpose::Test,
+        remedy: Remedy::Packages(&["libfaketime"]),
+        probe: || file("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+    },
+    Need {
         name: "bpftool",
         why: "reading the maps from outside, in tests and by hand",
         purpose: Purpose::Test,
