@@ -166,7 +166,7 @@ async fn a_list_shows_the_moment_that_is_asked_for() {
     assert_eq!((code, count), (200, Some(2)));
     assert!(revision.parse::<i64>().unwrap() >= two.parse().unwrap());
     assert_eq!(list("resourceVersion=0".to_owned()).await.0, 200);
-    assert_eq!(list("resourceVersion=999999999".to_owned()).await.0, 504);
+    assert_eq!(list("resourceVersion=999999999".to_owned()).await.0, 410);
 }
 
 #[tokio::test]
