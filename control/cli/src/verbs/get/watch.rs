@@ -147,8 +147,8 @@ impl Watch<'_> {
                 Err(error) => return Err(error),
             }
         };
-        let key = |object: &Box<dyn Object>| (object.meta().namespace.clone(), object.meta().name.clone());
-        let there: HashSet<(String, String)> = listed.iter().map(key).collect();
+        let key = |object: &dyn Object| (object.meta().namespace.clone(), object.meta().name.clone());
+        let there: HashSet<(String, String)> = listed.iter().map(|object| key(object.as_ref())).collect();
         let gone: Vec<_> = self.seen.keys().filter(|key| !there.contains(*key)).cloned().collect();
         for key in gone {
             self.session.note(format_args!("{} deleted", display(self.kind, &key.1)));
