@@ -8,7 +8,6 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Api, WatchEvent, WatchOptions};
-use weir_proto::Resource;
 use weir_proto::core::v1::{ConfigMap, Event, Node, ObjectReference};
 
 use crate::fixture::{Control, until};
