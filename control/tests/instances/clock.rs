@@ -121,7 +121,10 @@ async fn a_clock_that_jumps_ends_no_watch_no_event_and_no_node() {
             assert!(all_up().await, "a node was given up after {offset}");
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        assert!(events.get_opt("before").await.unwrap().is_some(), "an event of an hour ended after {offset}");
+        assert!(
+            events.get_opt("before").await.unwrap().is_some(),
+            "an event of an hour ended after {offset}"
+        );
         events.create(&event(name)).await.unwrap();
     }
     stop.cancel();

@@ -33,11 +33,7 @@ impl Control {
     }
 
     /// The same, with something more in its environment.
-    pub(crate) fn start_in(
-        dir: &Path,
-        flags: &[&str],
-        environment: Vec<(&'static str, String)>,
-    ) -> Control {
+    pub(crate) fn start_in(dir: &Path, flags: &[&str], environment: Vec<(&'static str, String)>) -> Control {
         fs::create_dir_all(dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();
         let mut command =
