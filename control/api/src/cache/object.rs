@@ -28,7 +28,8 @@ impl CachedObject {
 
     /// What the store holds under a key.
     pub fn decode(kind: &'static Kind, stored: &KeyValue) -> Result<Self, DecodeError> {
-        Ok(Self::new(kind.decode(&stored.value)?, stored.mod_revision))
+        // A decoder leaves room in the lists that it grew, a copy takes what it needs.
+        Ok(Self::new(kind.decode(&stored.value)?.clone_box(), stored.mod_revision))
     }
 
     /// The object's type, where the kind is known.

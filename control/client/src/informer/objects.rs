@@ -69,7 +69,8 @@ impl<R: Resource> Objects<R> {
     /// None where the copy held this very revision already.
     pub(super) fn put(&mut self, object: R) -> Option<Change<R>> {
         let key = Arc::new(ObjectKey::of(&object));
-        let object = Arc::new(object);
+        // It is kept for long: a decoder leaves room in the lists that it grew, a copy takes what it needs.
+        let object = Arc::new(object.clone());
         let old = self.objects.insert(key.clone(), object.clone());
         if let Some(old) = &old {
             for index in &mut self.indices {
