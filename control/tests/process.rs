@@ -1,6 +1,6 @@
 //! The process as its operator meets it: started, misconfigured, ended.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_client::{Client, Config, ListOptions};
-use weir_proto::core::v1::Namespace;
+use weir_proto::core::v1::{ConfigMap, Namespace};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_weir-control");
@@ -230,4 +230,63 @@ async fn thousands_of_idle_connections_cost_little_and_hold_up_nobody() {
     api.list(&ListOptions::default()).await.unwrap();
     let grown = resident(running.0.id()).saturating_sub(before);
     assert!(grown < 128 * 1024, "{} connections took {grown} kB", secured.len() + silent.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_does_not_read_is_cut_before_it_costs_much_memory() {
+    const CHANGES: usize = 400;
+    const BYTES: usize = 512 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    let address = format!("127.0.0.1:{}", free_port());
+    let child = control(&dir.path().join("data"))
+        .args(["--listen", &address])
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .spawn();
+    let running = Running(child.unwrap());
+    namespaces(&kubeconfig).await;
+    let config = Config::from_kubeconfig(&kubeconfig, None).unwrap();
+    let maps = Client::new(&config).unwrap().namespaced::<ConfigMap>("default");
+    let before = resident(running.0.id());
+
+    let (mut tls, mut tcp) =
+        tokio::task::spawn_blocking(move || silent_tls(&address, &tls_config(&config)).unwrap())
+            .await
+            .unwrap();
+    let path = "/api/v1/namespaces/default/configmaps?watch=true";
+    let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+
+    let mut map = ConfigMap::default();
+    map.meta_mut().name = "large".to_owned();
+    map.data.insert("value".to_owned(), "x".repeat(BYTES));
+    let mut map = maps.create(&map).await.unwrap();
+    for round in 0..CHANGES {
+        map.data.insert("round".to_owned(), round.to_string());
+        map = maps.update(&map).await.unwrap();
+    }
+    // Kept for it and all others who are slow, and for those who resume, with what the allocator keeps besides.
+    let grown = resident(running.0.id()).saturating_sub(before);
+    assert!(grown < 256 * 1024, "{CHANGES} changes that nobody read took {grown} kB");
+
+    // It finds out when it reads.
+    let told = tokio::task::spawn_blocking(move || {
+        let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+        let (mut tail, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "the stream ends without a word");
+            tail.extend_from_slice(&buffer[..count]);
+            tail.drain(..tail.len().saturating_sub(4096));
+            let text = String::from_utf8_lossy(&tail);
+            if text.contains("\"code\":410") {
+                return text.contains("\"reason\":\"Expired\"");
+            }
+        }
+    });
+    assert!(told.await.unwrap());
 }

@@ -37,6 +37,11 @@ impl CacheEvent {
         CacheEvent { revision, deleted: true, object, previous: Some(previous), left: OnceLock::new() }
     }
 
+    /// Bytes of the object as it is sent: what the change is taken to weigh, since its previous state is another's object.
+    pub(super) fn size(&self) -> usize {
+        self.object.protobuf().len()
+    }
+
     /// What a watcher with `filter` is told; `None` if it is none of its business.
     pub(super) fn seen_through(&self, filter: &Filter) -> Option<(ChangeType, Arc<CachedObject>)> {
         let before = self.previous.as_ref().filter(|previous| filter.matches(previous));
@@ -77,6 +82,11 @@ impl PastEvent {
             object: event.object.protobuf().clone(),
             previous: event.previous.as_ref().map(encoded),
         }
+    }
+
+    /// As [`CacheEvent::size`].
+    pub(super) fn size(&self) -> usize {
+        self.object.len()
     }
 
     /// The change as it was told when it happened.

@@ -16,6 +16,7 @@ mod event;
 mod feed;
 mod filter;
 mod object;
+mod queue;
 mod state;
 mod watcher;
 

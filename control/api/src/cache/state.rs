@@ -2,28 +2,25 @@
 //!
 //! All of it changes under one lock, so that a list, a registration and a replay see one consistent revision.
 //!
-//! **Invariant:** the ring holds every change after `floor`. A watcher from an older revision is refused.
+//! **Invariant:** the ring holds every change after `floor`, and no more than its bounds in changes and bytes. A watcher
+//! from an older revision is refused.
 //! **Invariant:** a watcher whose queue is full is dropped at once; nobody waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::mpsc::{self, error::TrySendError};
-
 use super::event::{CacheEvent, PastEvent};
+use super::queue::{self, Receiver, Refused, Sender};
 use super::{CachedObject, Filter};
 use crate::metrics;
 
 /// Changes kept for those who resume.
 pub(super) const RING: usize = 4096;
-/// Changes a watcher may fall behind before it is cut.
-const QUEUE: usize = 8192;
+/// Bytes of them.
+const RING_BYTES: usize = 32 * 1024 * 1024;
 
 /// Picks the value by which most watchers of a kind select (the node of a pod), so that a change wakes only those.
 pub(super) type Trigger = fn(&CachedObject) -> Option<&str>;
-
-pub(super) type Sender = mpsc::Sender<Arc<CacheEvent>>;
-pub(super) type Receiver = mpsc::Receiver<Arc<CacheEvent>>;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -37,6 +34,7 @@ pub(super) struct State {
     /// The keys of the objects for which the trigger picks a value.
     picked: HashMap<String, BTreeSet<String>>,
     ring: VecDeque<PastEvent>,
+    ring_bytes: usize,
     everything: Vec<Sender>,
     triggered: HashMap<String, Vec<Sender>>,
 }
@@ -110,12 +108,14 @@ impl State {
     fn publish(&mut self, event: CacheEvent, trigger: Option<Trigger>) {
         let event = Arc::new(event);
         self.changed = event.revision;
-        if self.ring.len() == RING
+        self.ring_bytes += event.size();
+        self.ring.push_back(PastEvent::of(&event));
+        while (self.ring.len() > RING || self.ring_bytes > RING_BYTES)
             && let Some(oldest) = self.ring.pop_front()
         {
+            self.ring_bytes -= oldest.size();
             self.floor = oldest.revision;
         }
-        self.ring.push_back(PastEvent::of(&event));
         send(&mut self.everything, &event);
         let Some(trigger) = trigger else { return };
         let after = trigger(&event.object);
@@ -186,7 +186,7 @@ impl State {
 
     /// From now on the receiver gets every change, or only those that touch `triggered`.
     pub(super) fn subscribe(&mut self, triggered: Option<String>) -> Receiver {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = queue::channel();
         let senders = match triggered {
             Some(value) => self.triggered.entry(value).or_default(),
             None => &mut self.everything,
@@ -212,14 +212,14 @@ impl State {
 }
 
 fn send(senders: &mut Vec<Sender>, event: &Arc<CacheEvent>) {
-    senders.retain(|sender| match sender.try_send(event.clone()) {
+    senders.retain(|sender| match sender.send(event) {
         Ok(()) => true,
-        Err(TrySendError::Full(_)) => {
+        Err(Refused::Full) => {
             let kind = event.object.object.kind();
             metrics::CACHE_CUT.with_label_values(&[kind.group, kind.plural]).inc();
-            tracing::warn!(queue = QUEUE, kind = kind.plural, "a watcher is too slow and is cut off");
+            tracing::warn!(kind = kind.plural, "a watcher is too slow and is cut off");
             false
         }
-        Err(TrySendError::Closed(_)) => false,
+        Err(Refused::Closed) => false,
     });
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use weir_proto::status::ApiError;
 
 use super::event::{CacheEvent, ChangeType, PastEvent};
-use super::state::Receiver;
+use super::queue::Receiver;
 use super::{CachedObject, Filter, KindCache};
 
 /// How often a watcher that asked for bookmarks gets one.
