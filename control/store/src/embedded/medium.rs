@@ -25,7 +25,7 @@ use super::disk::{Disk, Fault};
 
 /// What redb may keep of the file in memory. Reads are served from memory of our own: it needs the pages it writes to,
 /// and those of the past that somebody pages through.
-const CACHE_BYTES: usize = 8 << 20;
+const CACHE_BYTES: usize = 3 << 20;
 
 /// How every redb file starts.
 const REDB_MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";

@@ -72,7 +72,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { recent_bytes: 8 << 20 }
+        Self { recent_bytes: 4 << 20 }
     }
 }
 
