@@ -64,6 +64,17 @@ async fn namespaces(kubeconfig: &Path) -> Vec<Namespace> {
     }
 }
 
+/// One that answers, where it listens, and how an administrator reaches it.
+async fn serving(dir: &Path, flags: &[&str]) -> (Running, String, Config) {
+    let kubeconfig = dir.join("kubeconfig");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = control(&dir.join("data"));
+    command.args(["--listen", &address]).args(flags).arg("--kubeconfig").arg(&kubeconfig);
+    let running = Running(command.spawn().unwrap());
+    namespaces(&kubeconfig).await;
+    (running, address, Config::from_kubeconfig(&kubeconfig, None).unwrap())
+}
+
 fn failed(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
@@ -191,16 +202,8 @@ async fn thousands_of_idle_connections_cost_little_and_hold_up_nobody() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let kubeconfig = dir.path().join("kubeconfig");
-    let address = format!("127.0.0.1:{}", free_port());
-    let child = control(&dir.path().join("data"))
-        .args(["--listen", &address, "--max-connections", "5100", "--max-connections-per-address", "5100"])
-        .arg("--kubeconfig")
-        .arg(&kubeconfig)
-        .spawn();
-    let running = Running(child.unwrap());
-    namespaces(&kubeconfig).await;
-    let config = Config::from_kubeconfig(&kubeconfig, None).unwrap();
+    let flags = ["--max-connections", "5100", "--max-connections-per-address", "5100"];
+    let (running, address, config) = serving(dir.path(), &flags).await;
     let client = Client::new(&config).unwrap();
     let api = client.api::<Namespace>();
     api.list(&ListOptions::default()).await.unwrap();
@@ -237,16 +240,7 @@ async fn a_watcher_that_does_not_read_is_cut_before_it_costs_much_memory() {
     const CHANGES: usize = 400;
     const BYTES: usize = 512 * 1024;
     let dir = tempfile::tempdir().unwrap();
-    let kubeconfig = dir.path().join("kubeconfig");
-    let address = format!("127.0.0.1:{}", free_port());
-    let child = control(&dir.path().join("data"))
-        .args(["--listen", &address])
-        .arg("--kubeconfig")
-        .arg(&kubeconfig)
-        .spawn();
-    let running = Running(child.unwrap());
-    namespaces(&kubeconfig).await;
-    let config = Config::from_kubeconfig(&kubeconfig, None).unwrap();
+    let (running, address, config) = serving(dir.path(), &[]).await;
     let maps = Client::new(&config).unwrap().namespaced::<ConfigMap>("default");
     let before = resident(running.0.id());
 

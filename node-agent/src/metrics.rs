@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
+use weir_client::metrics::registered;
 
 static IMAGE_PULLS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets =
@@ -43,13 +43,6 @@ pub(crate) fn pulled(size: u64, took: Duration) {
         _ => "GT10GB",
     };
     IMAGE_PULLS.with_label_values(&[range]).observe(took.as_secs_f64());
-}
-
-/// Names are constants: one that is refused is found by the first test that touches it.
-fn registered<C: Collector + Clone + 'static>(collector: prometheus::Result<C>) -> C {
-    let collector = collector.expect("the name is valid");
-    prometheus::register(Box::new(collector.clone())).expect("the name is given once");
-    collector
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub mod fake;
 pub mod informer;
 mod key;
 mod kubeconfig;
-mod metrics;
+pub mod metrics;
 mod recorder;
 mod rest;
 mod transport;

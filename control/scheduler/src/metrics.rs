@@ -5,11 +5,11 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     exponential_buckets,
 };
+use weir_client::metrics::registered;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ static POST_FILTER_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
 
 static PREEMPTION_ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Total preemption attempts in the cluster till now";
-    kept(IntCounter::new("scheduler_preemption_attempts_total", help))
+    registered(IntCounter::new("scheduler_preemption_attempts_total", help))
 });
 
 static PREEMPTION_VICTIMS: LazyLock<Histogram> = LazyLock::new(|| {
@@ -180,15 +180,17 @@ pub(crate) fn incoming(waiting: Waiting, brought: Brought) {
 }
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    kept(IntCounterVec::new(Opts::new(name, help), labels))
+    registered(IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 fn gauges(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    kept(IntGaugeVec::new(Opts::new(name, help), labels))
+    registered(IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
 fn histogram(name: &str, help: &str, buckets: prometheus::Result<Vec<f64>>) -> Histogram {
-    kept(Histogram::with_opts(HistogramOpts::new(name, help).buckets(expect(buckets))))
+    registered(
+        buckets.and_then(|buckets| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))),
+    )
 }
 
 fn histograms(
@@ -197,21 +199,10 @@ fn histograms(
     labels: &[&str],
     buckets: prometheus::Result<Vec<f64>>,
 ) -> HistogramVec {
-    kept(HistogramVec::new(HistogramOpts::new(name, help).buckets(expect(buckets)), labels))
-}
-
-/// Puts a metric into the default registry.
-fn kept<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
-    let metric = expect(metric);
-    if let Err(error) = prometheus::register(Box::new(metric.clone())) {
-        tracing::warn!(%error, "a metric is not served");
-    }
-    metric
-}
-
-/// Names and buckets are constants of this file; the test below makes them all.
-fn expect<T>(made: prometheus::Result<T>) -> T {
-    made.expect("a metric of this file is well formed")
+    registered(
+        buckets
+            .and_then(|buckets| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)),
+    )
 }
 
 #[cfg(test)]

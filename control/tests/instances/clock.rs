@@ -27,7 +27,8 @@ impl Clock {
     #[expect(clippy::print_stderr, reason = "a skipped test says why")]
     fn new(directory: &Path) -> Option<Clock> {
         if !Path::new(LIBRARY).exists() {
-            assert!(std::env::var("CI").is_err(), "{LIBRARY} is missing: apt-get install libfaketime");
+            let demanded = ["CI", "WEIR_REQUIRE_ROOT"].iter().any(|name| std::env::var_os(name).is_some());
+            assert!(!demanded, "{LIBRARY} is missing: apt-get install libfaketime");
             eprintln!("skipped: {LIBRARY} is missing (apt-get install libfaketime)");
             return None;
         }

@@ -10,6 +10,9 @@
 //! pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
 //! ```
 
+mod collection;
+mod logs;
+mod sessions;
 mod usage;
 
 use std::fs::{self, File, TryLockError};
@@ -27,15 +30,10 @@ use crate::bundle;
 use crate::cgroup::{Hierarchies, PodCgroups};
 use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit};
 use crate::error::{Error, Result};
-use crate::images::collect::InUse;
-use crate::images::{Collected, CollectionPolicy, ImageStore, RegistrySettings, snapshot};
+use crate::images::{ImageStore, RegistrySettings, snapshot};
 use crate::json_file;
-use crate::logs::{Cancel, LogOptions, LogReader, RotationPolicy, rotation};
 use crate::mounts;
 use crate::sandbox::{self, Sandbox, SandboxSpec};
-use crate::shim::attach::AttachSpec;
-use crate::shim::client::Attachment;
-use crate::shim::exec::{ExecSession, ExecSpec};
 use crate::shim::protocol::{Request, Response};
 use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client};
 use crate::table::Table;
@@ -118,36 +116,6 @@ impl Runtime {
 
     pub fn images(&self) -> &ImageStore {
         &self.images
-    }
-
-    /// Removes images as `policy` says: none that a container has, running or not.
-    pub fn collect_images(&self, policy: &CollectionPolicy) -> Result<Collected> {
-        Ok(self.images.collect(policy, &|| self.images_in_use())?)
-    }
-
-    /// What the records of containers name. One that cannot be read might name anything; what vanishes meanwhile, nothing.
-    fn images_in_use(&self) -> io::Result<InUse> {
-        let below = |dir: &Path| match directories(dir) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            found => found.map_err(io::Error::other),
-        };
-        let mut used = InUse::default();
-        for pod in below(&self.pods)? {
-            for container in below(&pod)? {
-                for run in below(&container)? {
-                    match fs::read(run.join(RECORD_FILE)) {
-                        Ok(record) => {
-                            let image = serde_json::from_slice::<Record>(&record)?.spec.image;
-                            used.images.insert(image.digest);
-                            used.layers.extend(image.layers);
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-        }
-        Ok(used)
     }
 
     /// The exits of all containers, each once, in the order they are noticed. Those that were noticed before the first call
@@ -331,70 +299,6 @@ impl Runtime {
 
     pub fn status(&self, key: &ContainerKey) -> Result<ContainerStatus> {
         self.table.get(key).ok_or_else(|| Error::NoContainer { key: key.to_string() })
-    }
-
-    /// Runs a further process in a running container; returns its exit code (128 + signal when killed).
-    pub fn exec(&self, key: &ContainerKey, spec: ExecSpec) -> Result<i32> {
-        Ok(self.start_exec(key, spec)?.wait()?)
-    }
-
-    /// Starts a further process in a running container; returns once its program runs.
-    pub fn start_exec(&self, key: &ContainerKey, spec: ExecSpec) -> Result<ExecSession> {
-        if !matches!(self.status(key)?.state, ContainerState::Running { .. }) {
-            return Err(ShimError::Ended { key: key.to_string() }.into());
-        }
-        Ok(ExecSession::start(&self.program, &self.container_dir(key)?, spec)?)
-    }
-
-    /// Connects to a running container's standard streams. The socket carries the frames of [`crate::attach`] both ways,
-    /// until the container has ended.
-    pub fn attach(&self, key: &ContainerKey, spec: AttachSpec) -> Result<Attachment> {
-        if !matches!(self.status(key)?.state, ContainerState::Running { .. }) {
-            return Err(ShimError::Ended { key: key.to_string() }.into());
-        }
-        Ok(client::attach(&self.container_dir(key)?, spec)?)
-    }
-
-    /// The container's log file; it exists from creation until the sandbox is removed.
-    pub fn log_path(&self, key: &ContainerKey) -> Result<PathBuf> {
-        Ok(log_path(&self.container_dir(key)?))
-    }
-
-    /// Reads a container's log, also of one that was removed.
-    pub fn logs(&self, key: &ContainerKey, options: LogOptions, cancel: Cancel) -> Result<LogReader> {
-        let (table, followed) = (self.table.clone(), key.clone());
-        let ended =
-            move || !table.get(&followed).is_some_and(|s| !matches!(s.state, ContainerState::Exited(_)));
-        Ok(LogReader::open(&self.log_path(key)?, options, cancel, Box::new(ended))?)
-    }
-
-    /// Makes the shim write to a new file, after the log was renamed away.
-    pub fn reopen_log(&self, key: &ContainerKey) -> Result<()> {
-        match client::ask(&self.container_dir(key)?, &Request::ReopenLog)? {
-            Response::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Rotates the logs of running containers that have outgrown `policy`; says of which and how it went.
-    pub fn rotate_logs(&self, policy: &RotationPolicy) -> Vec<(ContainerKey, Result<()>)> {
-        let runs = self.list().into_iter().filter(|run| matches!(run.state, ContainerState::Running { .. }));
-        let outgrown = |run: &ContainerStatus| {
-            fs::metadata(&run.log_path).is_ok_and(|metadata| metadata.len() > policy.max_size)
-        };
-        let rotate = |run: ContainerStatus| {
-            let failed = |error: io::Error| Error::io("rotate", &run.log_path)(error);
-            let reopen = || self.reopen_log(&run.key);
-            let outcome = rotation::rotate(&run.log_path, policy, Timestamp::now(), failed, reopen);
-            (run.key, outcome)
-        };
-        runs.filter(outgrown).map(rotate).collect()
-    }
-
-    /// Removes a container's log, which [`Runtime::remove_container`] leaves, and all it was rotated into.
-    pub fn remove_log(&self, key: &ContainerKey) -> Result<()> {
-        let path = self.log_path(key)?;
-        rotation::remove_all(&path).map_err(Error::io("remove", &path))
     }
 
     /// Takes up one container of an earlier process: alive behind its shim, ended, or half-made.

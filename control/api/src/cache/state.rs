@@ -7,6 +7,7 @@
 //! **Invariant:** a watcher whose queue is full is dropped at once; nobody waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::event::{CacheEvent, PastEvent};
@@ -140,12 +141,9 @@ impl State {
         prefix: &'a str,
         after: Option<&'a str>,
     ) -> impl Iterator<Item = (&'a String, &'a Arc<CachedObject>)> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let start = match after {
-            Some(after) if after >= prefix => Excluded(after),
-            _ => Included(prefix),
-        };
-        self.objects.range::<str, _>((start, Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+        self.objects
+            .range::<str, _>(behind(prefix, after))
+            .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// As [`State::range`], of the objects for which the trigger picks `value` alone.
@@ -155,13 +153,11 @@ impl State {
         prefix: &'a str,
         after: Option<&'a str>,
     ) -> impl Iterator<Item = (&'a String, &'a Arc<CachedObject>)> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let start = match after {
-            Some(after) if after >= prefix => Excluded(after),
-            _ => Included(prefix),
-        };
-        let keys =
-            self.picked.get(value).into_iter().flat_map(move |keys| keys.range::<str, _>((start, Unbounded)));
+        let keys = self
+            .picked
+            .get(value)
+            .into_iter()
+            .flat_map(move |keys| keys.range::<str, _>(behind(prefix, after)));
         keys.take_while(move |key| key.starts_with(prefix)).filter_map(|key| self.objects.get_key_value(key))
     }
 
@@ -209,6 +205,15 @@ impl State {
             None => self.range(prefix, None).filter_map(all).collect(),
         }
     }
+}
+
+/// From `prefix` on, or behind `after` where that is further.
+fn behind<'a>(prefix: &'a str, after: Option<&'a str>) -> (Bound<&'a str>, Bound<&'a str>) {
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    (start, Bound::Unbounded)
 }
 
 fn send(senders: &mut Vec<Sender>, event: &Arc<CacheEvent>) {

@@ -3,24 +3,24 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     exponential_buckets,
 };
+use weir_client::metrics::registered;
 
 static DEPTH: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    kept(IntGaugeVec::new(Opts::new("workqueue_depth", "Current depth of workqueue"), &["name"]))
+    registered(IntGaugeVec::new(Opts::new("workqueue_depth", "Current depth of workqueue"), &["name"]))
 });
 
 static ADDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Total number of adds handled by workqueue";
-    kept(IntCounterVec::new(Opts::new("workqueue_adds_total", help), &["name"]))
+    registered(IntCounterVec::new(Opts::new("workqueue_adds_total", help), &["name"]))
 });
 
 static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Total number of retries handled by workqueue";
-    kept(IntCounterVec::new(Opts::new("workqueue_retries_total", help), &["name"]))
+    registered(IntCounterVec::new(Opts::new("workqueue_retries_total", help), &["name"]))
 });
 
 static WAITED: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -78,22 +78,9 @@ impl Metrics {
 }
 
 fn durations(name: &str, help: &str) -> HistogramVec {
-    let buckets = expect(exponential_buckets(10e-9, 10.0, 12));
-    kept(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &["name"]))
-}
-
-/// Puts a metric into the default registry.
-fn kept<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
-    let metric = expect(metric);
-    if let Err(error) = prometheus::register(Box::new(metric.clone())) {
-        tracing::warn!(%error, "a metric is not served");
-    }
-    metric
-}
-
-/// Names and buckets are constants of this file; the test below makes them all.
-fn expect<T>(made: prometheus::Result<T>) -> T {
-    made.expect("a metric of this file is well formed")
+    let options = |buckets| HistogramOpts::new(name, help).buckets(buckets);
+    let buckets = exponential_buckets(10e-9, 10.0, 12);
+    registered(buckets.and_then(|buckets| HistogramVec::new(options(buckets), &["name"])))
 }
 
 #[cfg(test)]

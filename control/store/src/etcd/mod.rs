@@ -97,16 +97,6 @@ fn tls_options(tls: &Tls) -> TlsOptions {
 }
 
 impl Etcd {
-    async fn range(
-        &self,
-        operation: &'static str,
-        key: impl Into<Vec<u8>>,
-        options: GetOptions,
-        revision: i64,
-    ) -> Result<GetResponse> {
-        self.members.range(operation, key, options, revision).await
-    }
-
     /// etcd's number for a past revision of ours. What is from before a restore is gone.
     fn past(&self, ours: i64) -> Result<i64> {
         self.base.theirs(ours).ok_or(Error::Compacted { compacted: self.base.0 + 1 })
@@ -127,7 +117,7 @@ impl Etcd {
             let (start, end) = convert::range(prefix, after.as_deref());
             let at = revision.map_or(Ok(0), |ours| self.past(ours))?;
             let request = GetOptions::new().with_range(end).with_limit(wanted as i64).with_revision(at);
-            let mut response = self.range("list", start, request, revision.unwrap_or(0)).await?;
+            let mut response = self.members.range("list", start, request, revision.unwrap_or(0)).await?;
             let now = *revision.get_or_insert(self.revision(response.header()));
             let found = response.take_kvs();
             let remaining = response.count().saturating_sub(found.len() as i64).unsigned_abs();
@@ -151,7 +141,7 @@ impl Etcd {
             return Ok(());
         }
         let options = GetOptions::new().with_count_only().with_revision(self.past(before)?);
-        match self.range("watch", "/", options, before).await {
+        match self.members.range("watch", "/", options, before).await {
             // A member that lags behind may not have it yet.
             Ok(_) | Err(Error::FutureRevision { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -177,7 +167,7 @@ impl Store for Etcd {
         if key.is_empty() {
             return Err(Error::EmptyKey);
         }
-        let mut response = self.range("get", key, GetOptions::new(), 0).await?;
+        let mut response = self.members.range("get", key, GetOptions::new(), 0).await?;
         let found = response.take_kvs().pop();
         let value = found.map(|kv| convert::key_value(kv, self.base)).transpose()?;
         Ok(Snapshot { revision: self.revision(response.header()), value })

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weir_runtime::{
-    ContainerKey, ContainerState, ExecSession, ExecSpec, ExecStdio, TerminalSize, resize_terminal,
+    ContainerKey, ContainerSpec, ContainerState, ExecSession, ExecSpec, ExecStdio, TerminalSize,
+    resize_terminal,
 };
 use weir_tests::require;
 
@@ -67,6 +68,18 @@ fn runs(node: &Node, key: &ContainerKey, needle: &str) -> bool {
     commands(node, key).iter().any(|command| command.contains(needle))
 }
 
+/// A node with one container, which sleeps.
+fn sleeping() -> Option<(Node, ContainerSpec)> {
+    if !require::root() {
+        return None;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    node.run(&spec);
+    Some((node, spec))
+}
+
 #[test]
 fn a_session_with_a_terminal_owns_it_and_sees_its_size_change() {
     if !require::root() {
@@ -94,13 +107,7 @@ fn a_session_with_a_terminal_owns_it_and_sees_its_size_change() {
 
 #[test]
 fn control_c_interrupts_what_runs_on_the_terminal() {
-    if !require::root() {
-        return;
-    }
-    let node = Node::new();
-    node.sandbox("pod-a");
-    let spec = node.container("pod-a", "main", "sleep 1000");
-    node.run(&spec);
+    let Some((node, spec)) = sleeping() else { return };
     let (session, mut master) = start_on_terminal(&node, &spec.key, "echo ready; exec sleep 2000");
     read_until(&mut master, "ready\r\n");
     master.write_all(b"\x03").expect("typed");
@@ -109,13 +116,7 @@ fn control_c_interrupts_what_runs_on_the_terminal() {
 
 #[test]
 fn a_session_that_is_hung_up_on_leaves_no_process() {
-    if !require::root() {
-        return;
-    }
-    let node = Node::new();
-    node.sandbox("pod-a");
-    let spec = node.container("pod-a", "main", "sleep 1000");
-    node.run(&spec);
+    let Some((node, spec)) = sleeping() else { return };
     let key = &spec.key;
 
     let (session, mut master) = start_on_terminal(&node, key, "echo ready; sleep 2001; true");
@@ -145,13 +146,7 @@ fn a_session_that_is_hung_up_on_leaves_no_process() {
 
 #[test]
 fn sessions_run_beside_each_other_and_report_signals() {
-    if !require::root() {
-        return;
-    }
-    let node = Node::new();
-    node.sandbox("pod-a");
-    let spec = node.container("pod-a", "main", "sleep 1000");
-    node.run(&spec);
+    let Some((node, spec)) = sleeping() else { return };
     std::thread::scope(|scope| {
         let (node, key) = (&node, &spec.key);
         let sessions: Vec<_> = (0..8)
@@ -175,13 +170,7 @@ fn sessions_run_beside_each_other_and_report_signals() {
 
 #[test]
 fn a_session_ends_with_its_container() {
-    if !require::root() {
-        return;
-    }
-    let node = Node::new();
-    node.sandbox("pod-a");
-    let spec = node.container("pod-a", "main", "sleep 1000");
-    node.run(&spec);
+    let Some((node, spec)) = sleeping() else { return };
     let (read, write): (OwnedFd, OwnedFd) = nix::unistd::pipe().expect("a pipe");
     let stdio = ExecStdio { stdout: Some(write), ..ExecStdio::default() };
     let session = start(&node, &spec.key, "echo up; sleep 2000", stdio);
