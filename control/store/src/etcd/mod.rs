@@ -20,9 +20,7 @@ mod watch;
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{
-    Certificate, CompactionOptions, GetOptions, GetResponse, Identity, TlsOptions, TxnOpResponse,
-};
+use etcd_client::{Certificate, CompactionOptions, GetOptions, Identity, TlsOptions, TxnOpResponse};
 
 use convert::Base;
 use failure::Asked;
