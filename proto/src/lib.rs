@@ -27,6 +27,7 @@ pub mod status;
 pub mod table;
 pub mod yaml;
 
+mod ephemeral;
 mod kind;
 mod object;
 mod scalar;
