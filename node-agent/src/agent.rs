@@ -151,6 +151,7 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         runtime: Arc::new(runtime),
         network: Arc::new(network),
         dataplane,
+        endings: pods::Endings::default(),
     })
 }
 

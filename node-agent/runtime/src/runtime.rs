@@ -152,6 +152,11 @@ impl Runtime {
         Ok(names.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())).collect())
     }
 
+    /// Where everything of a pod lies, whether or not there is anything yet.
+    pub fn pod_directory(&self, uid: &str) -> Result<PathBuf> {
+        self.pod_dir(uid)
+    }
+
     /// Removes the pod's containers, running or not, and everything else of the pod, logs included.
     pub fn remove_sandbox(&self, uid: &str) -> Result<()> {
         let dir = self.pod_dir(uid)?;

@@ -9,8 +9,10 @@
 mod container;
 mod downward;
 mod env;
+mod eviction;
 mod hooks;
 mod images;
+pub mod mirror;
 mod observed;
 mod perform;
 mod phase;
@@ -22,13 +24,14 @@ mod sandbox;
 mod sources;
 mod status;
 mod termination;
+mod user;
 mod volumes;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -39,9 +42,11 @@ use weir_proto::Quantity;
 use weir_proto::core::v1::Pod;
 use weir_runtime::{Runtime, Sandbox};
 
+pub use eviction::{Ending, Endings};
 pub use sandbox::Names;
 
 use crate::dataplane;
+use eviction::Wakes;
 use worker::Worker;
 
 /// What every worker needs.
@@ -57,14 +62,13 @@ pub struct Context {
     pub runtime: Arc<Runtime>,
     pub network: Arc<Network>,
     pub dataplane: dataplane::Handle,
+    pub endings: Endings,
 }
 
 /// A worker from outside.
 struct Slot {
     pod: watch::Sender<Option<Arc<Pod>>>,
 }
-
-type Wakes = Arc<Mutex<HashMap<String, Arc<Notify>>>>;
 
 struct Pods {
     context: Arc<Context>,
@@ -80,10 +84,10 @@ pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: Cancellat
     pods.synced().await;
     let mut all = Pods {
         found: find(&context).await,
-        context,
         slots: HashMap::new(),
         workers: JoinSet::new(),
-        wakes: Wakes::default(),
+        wakes: context.endings.wakes.clone(),
+        context,
     };
     all.collect_leftovers(&pods).await;
     follow_exits(&all.context.runtime, all.wakes.clone());

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use weir_proto::core::v1::{Container, Pod};
+use weir_proto::core::v1::{Container, ContainerUser, Pod};
 use weir_runtime::{ContainerKey, ContainerState, ContainerStatus, Exit};
+
+use super::eviction::Ending;
 
 /// Delays between restarts, as Kubernetes has them.
 const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(10);
@@ -55,6 +57,8 @@ pub(super) struct Observed {
     pub leftovers: bool,
     /// The API has been told that nothing is left.
     pub confirmed: bool,
+    /// The end that this node gave the pod.
+    pub ending: Option<Ending>,
     /// By container name; runs in the order of restarts.
     pub runs: BTreeMap<String, Vec<ContainerStatus>>,
     /// Containers that were told to end, and when they will be killed.
@@ -67,6 +71,8 @@ pub(super) struct Observed {
     pub crashes: BTreeMap<String, u32>,
     /// Of runs that have ended, what they left to say.
     pub last_words: BTreeMap<ContainerKey, String>,
+    /// As whom the first process of a run is executed.
+    pub users: BTreeMap<ContainerKey, ContainerUser>,
     /// Of the latest run, by container name; absent without probes.
     pub probed: BTreeMap<String, Probed>,
 }

@@ -29,6 +29,9 @@ pub(super) fn verdict(pod: &Pod, seen: &Observed, now: Timestamp) -> Verdict {
         }
         _ => {}
     }
+    if let Some(ending) = &seen.ending {
+        return Verdict::Failed { reason: ending.reason.clone(), message: ending.message.clone() };
+    }
     let deadline = deadline(pod);
     if deadline.is_some_and(|deadline| deadline <= now) {
         let message = "Pod was active on the node longer than the specified deadline".to_owned();

@@ -80,7 +80,8 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
                 forget_old_runs(seen, &mut plan);
             }
             Verdict::Succeeded | Verdict::Failed { .. } => {
-                stop_all(seen, grace_from(pod, now), &mut plan);
+                let deadline = seen.ending.as_ref().map(|ending| ending.deadline);
+                stop_all(seen, deadline.unwrap_or_else(|| grace_from(pod, now)), &mut plan);
                 if seen.alive().next().is_none() && seen.attached && !pod.spec().host_network {
                     plan.steps.push(Step::DetachNetwork);
                 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use weir_proto::core::v1::{
     self as core, Container, ContainerState as State, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, HostIp, Pod, PodCondition, PodIp, PodStatus,
+    VolumeMount, VolumeMountStatus,
 };
 use weir_proto::meta::v1::Time;
 use weir_runtime::{ContainerState, ContainerStatus, Exit};
@@ -25,10 +26,19 @@ pub(super) fn status(
     let verdict = phase::verdict(pod, seen, now);
     let time = Time::from_unix(now.as_second());
     let mut status = pod.status().clone();
-    status.phase = phase::phase(pod, seen, &verdict).to_owned();
-    if let Verdict::Failed { reason, message } = &verdict {
-        status.reason.clone_from(reason);
-        status.message.clone_from(message);
+    let phase = phase::phase(pod, seen, &verdict);
+    let ended = !matches!(verdict, Verdict::Runs { .. });
+    if ended && seen.alive().next().is_some() {
+        // What still runs still holds the node's resources: the phase says so until the last container has ended.
+        if status.phase.is_empty() {
+            "Pending".clone_into(&mut status.phase);
+        }
+    } else {
+        phase.clone_into(&mut status.phase);
+        if let Verdict::Failed { reason, message } = &verdict {
+            status.reason.clone_from(reason);
+            status.message.clone_from(message);
+        }
     }
     status.observed_generation = pod.meta().generation;
     status.start_time = status.start_time.or(Some(time));
@@ -47,7 +57,7 @@ pub(super) fn status(
         status.init_container_statuses = container_statuses(&pod.spec().init_containers, true);
         status.container_statuses = container_statuses(&pod.spec().containers, false);
     }
-    for condition in conditions(pod, seen, &verdict) {
+    for condition in conditions(pod, seen, &verdict, &status.conditions) {
         set_condition(&mut status.conditions, condition, time);
     }
     status
@@ -87,7 +97,21 @@ fn container_status(
         image_id: latest.map_or_else(String::new, |run| image_id(&run.image, &run.image_digest)),
         container_id: latest.map_or_else(String::new, |run| format!("weir://{}", run.id)),
         started: Some(seen.is_started(name)),
+        allocated_resources: container.resources.iter().flat_map(|all| all.requests.clone()).collect(),
+        resources: container.resources.as_ref().filter(|all| **all != Default::default()).cloned(),
+        volume_mounts: container.volume_mounts.iter().map(volume_mount).collect(),
+        user: latest.and_then(|run| seen.users.get(&run.key)).cloned(),
         ..core::ContainerStatus::default()
+    }
+}
+
+fn volume_mount(mount: &VolumeMount) -> VolumeMountStatus {
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only,
+        // Mounts below one that is read-only stay as they are.
+        recursive_read_only: mount.read_only.then(|| "Disabled".to_owned()),
     }
 }
 
@@ -177,7 +201,7 @@ fn image_id(reference: &str, digest: &str) -> String {
     format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
 }
 
-fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict) -> Vec<PodCondition> {
+fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict, before: &[PodCondition]) -> Vec<PodCondition> {
     let condition = |kind: &str, holds: bool, reason: &str, message: String| PodCondition {
         r#type: kind.to_owned(),
         status: if holds { "True" } else { "False" }.to_owned(),
@@ -205,8 +229,9 @@ fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict) -> Vec<PodCondition
     };
     let message_init = format!("containers with incomplete status: {}", names(&incomplete));
     let setup = seen.setup.as_ref().map_or_else(String::new, |failure| failure.message.clone());
-    vec![
-        PodCondition { ..condition("PodScheduled", true, "", String::new()) },
+    let gates = if ready { closed_gates(pod, before) } else { Vec::new() };
+    let mut conditions = vec![
+        condition("PodScheduled", true, "", String::new()),
         // An agent that has just started has yet to look at the network of a pod with containers.
         condition(
             "PodReadyToStartContainers",
@@ -216,8 +241,36 @@ fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict) -> Vec<PodCondition
         ),
         condition("Initialized", initialized, "ContainersNotInitialized", message_init),
         condition("ContainersReady", ready, why, message.clone()),
-        condition("Ready", ready, why, message),
-    ]
+        match gates.is_empty() {
+            true => condition("Ready", ready, why, message),
+            false => condition("Ready", false, "ReadinessGatesNotReady", gates.join(", ")),
+        },
+    ];
+    if *verdict == Verdict::Succeeded {
+        "PodCompleted".clone_into(&mut conditions[2].reason);
+    }
+    if let Some(ending) = seen.ending.as_ref().filter(|ending| ending.disruption) {
+        conditions.push(PodCondition {
+            reason: "TerminationByKubelet".to_owned(),
+            message: ending.message.clone(),
+            ..condition("DisruptionTarget", true, "", String::new())
+        });
+    }
+    conditions
+}
+
+/// What the pod's readiness waits for beside its containers, in the kubelet's words.
+fn closed_gates(pod: &Pod, before: &[PodCondition]) -> Vec<String> {
+    let said = |kind: &str| before.iter().find(|condition| condition.r#type == kind);
+    let closed = |kind: &String| match said(kind) {
+        None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+        Some(condition) if condition.status != "True" => Some(format!(
+            "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+            condition.status
+        )),
+        Some(_) => None,
+    };
+    pod.spec().readiness_gates.iter().filter_map(|gate| closed(&gate.condition_type)).collect()
 }
 
 fn set_condition(conditions: &mut Vec<PodCondition>, mut new: PodCondition, now: Time) {

@@ -177,3 +177,75 @@ fn what_others_wrote_stays_and_transitions_keep_their_time() {
     assert_eq!(later, *pod.status(), "nothing changed, so nothing is to be written");
     assert!(later.conditions.iter().any(|condition| condition.r#type == "example.com/gate"));
 }
+
+#[test]
+fn a_pod_that_the_node_ends_says_why_once_its_last_container_has_ended() {
+    let ending = crate::pods::Ending::of_running(
+        "Evicted",
+        "The node was low on resource: memory. ",
+        std::time::Duration::ZERO,
+    );
+    let mut pod = pod("Always");
+    pod.status_mut().phase = "Running".to_owned();
+    let ending = Some(ending);
+    let under_way = of(&pod, &Observed { ending: ending.clone(), ..seen(&[("a", running()), ("b", ended(0))]) });
+    assert_eq!((under_way.phase.as_str(), under_way.reason.as_str()), ("Running", ""));
+    assert_eq!(condition(&under_way, "Ready").1, "PodFailed");
+    assert_eq!(condition(&under_way, "DisruptionTarget").1, "TerminationByKubelet");
+    let over = of(&pod, &Observed { ending, ..seen(&[("a", ended(137)), ("b", ended(0))]) });
+    assert_eq!((over.phase.as_str(), over.reason.as_str()), ("Failed", "Evicted"));
+    assert_eq!(over.message, "The node was low on resource: memory. ");
+    let refused = crate::pods::Ending::refusal("OutOfcpu", "Node didn't have enough resource: cpu");
+    let status = of(&pod, &Observed { ending: Some(refused), ..Observed::default() });
+    assert_eq!(
+        (status.phase.as_str(), status.message.as_str()),
+        ("Failed", "Pod was rejected: Node didn't have enough resource: cpu")
+    );
+    assert!(!status.conditions.iter().any(|condition| condition.r#type == "DisruptionTarget"));
+}
+
+#[test]
+fn readiness_waits_for_its_gates() {
+    let mut pod = pod("Always");
+    let gate = |name: &str| core::PodReadinessGate { condition_type: name.to_owned() };
+    pod.spec_mut().readiness_gates = vec![gate("example.com/a"), gate("example.com/b")];
+    let seen = seen(&[("a", running()), ("b", running())]);
+    let said = |status: &str| PodCondition {
+        r#type: "example.com/b".to_owned(),
+        status: status.to_owned(),
+        ..PodCondition::default()
+    };
+    pod.status_mut().conditions = vec![said("False")];
+    let status = of(&pod, &seen);
+    assert_eq!(condition(&status, "ContainersReady").0, "True");
+    let (ready, reason, message) = condition(&status, "Ready");
+    assert_eq!((ready.as_str(), reason.as_str()), ("False", "ReadinessGatesNotReady"));
+    assert_eq!(
+        message,
+        "corresponding condition of pod readiness gate \"example.com/a\" does not exist., \
+         the status of pod readiness gate \"example.com/b\" is not \"True\", but False"
+    );
+    pod.spec_mut().readiness_gates.remove(0);
+    pod.status_mut().conditions = vec![said("True")];
+    assert_eq!(condition(&of(&pod, &seen), "Ready").0, "True");
+}
+
+#[test]
+fn a_container_shows_its_resources_and_mounts() {
+    let mut pod = pod("Always");
+    let container = &mut pod.spec_mut().containers[0];
+    let resources = container.resources.get_or_insert_default();
+    resources.requests.insert("cpu".to_owned(), "100m".parse().expect("a quantity"));
+    container.volume_mounts = vec![VolumeMount {
+        name: "data".to_owned(),
+        mount_path: "/data".to_owned(),
+        read_only: true,
+        ..VolumeMount::default()
+    }];
+    let status = of(&pod, &seen(&[("a", running()), ("b", running())]));
+    let [a, b] = &status.container_statuses[..] else { panic!("two containers") };
+    assert_eq!(a.allocated_resources["cpu"].to_string(), "100m");
+    assert_eq!(a.resources, pod.spec().containers[0].resources);
+    assert_eq!((a.volume_mounts[0].mount_path.as_str(), a.volume_mounts[0].read_only), ("/data", true));
+    assert!(b.resources.is_none() && b.allocated_resources.is_empty());
+}

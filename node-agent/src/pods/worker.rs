@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use weir_client::Backoff;
 use weir_network::PodAttachment;
-use weir_proto::core::v1::{ContainerStatus as Said, Pod};
+use weir_proto::core::v1::{ContainerStatus as Said, ContainerUser, Pod};
 use weir_runtime::{ContainerKey, Sandbox};
 
 use super::Context;
+use super::eviction::Ending;
+use super::mirror::is_static_uid;
 use super::observed::{Failure, Observed, Probed, exit, runs_again};
 use super::plan::plan;
 use super::probes::{Prober, Target};
@@ -40,6 +42,8 @@ pub(super) struct Memory {
     pub(super) volumes: bool,
     pub(super) leftovers: bool,
     pub(super) confirmed: bool,
+    /// The end that this node gave the pod.
+    pub(super) ending: Option<Ending>,
     pub(super) setup: Option<Failure>,
     pub(super) starts: BTreeMap<String, Failure>,
     pub(super) crashes: BTreeMap<String, u32>,
@@ -48,6 +52,7 @@ pub(super) struct Memory {
     pub(super) probers: BTreeMap<ContainerKey, Option<Prober>>,
     /// Messages of runs that have ended.
     pub(super) last_words: BTreeMap<ContainerKey, String>,
+    pub(super) users: BTreeMap<ContainerKey, ContainerUser>,
     /// Waits that an event has told of.
     told: BTreeSet<ContainerKey>,
     /// Failed pulls whose waits an event has told of: how many there were, by container.
@@ -76,6 +81,9 @@ impl Worker {
     ) -> Self {
         let leftovers = found.is_some();
         let mut memory = Memory { leftovers, sandbox: found.flatten(), ..Memory::default() };
+        if !is_static_uid(&uid) {
+            memory.ending = context.runtime.pod_directory(&uid).ok().and_then(|dir| Ending::load(&dir));
+        }
         for run in context.runtime.list().into_iter().filter(|run| run.key.pod_uid == uid) {
             let crashes = memory.crashes.entry(run.key.name).or_default();
             *crashes = run.key.restart.max(*crashes);
@@ -88,7 +96,9 @@ impl Worker {
     pub(super) async fn run(mut self) -> String {
         loop {
             let pod = self.present();
+            self.take_ending(pod.as_deref());
             self.tend_probers(pod.as_deref());
+            self.look_at_users();
             if let Some(pod) = &pod {
                 self.read_last_words(pod).await;
             }
@@ -186,11 +196,13 @@ impl Worker {
             volumes: memory.volumes,
             leftovers: memory.leftovers,
             confirmed: memory.confirmed,
+            ending: memory.ending.clone(),
             stopping: stopping.clone(),
             setup: memory.setup.clone(),
             starts: memory.starts.clone(),
             crashes: memory.crashes.clone(),
             last_words: memory.last_words.clone(),
+            users: memory.users.clone(),
             probed: probed.collect(),
             runs,
         }
