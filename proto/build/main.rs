@@ -18,6 +18,43 @@ use std::{env, fs};
 const EXTERN: [(&str, &str); 2] =
     [(".k8s.meta.v1.Quantity", "crate::Quantity"), (".k8s.meta.v1.IntOrString", "crate::IntOrString")];
 
+/// Large and rarely set: a pointer in their owner instead of room for all that they could hold. A pod is in memory several
+/// times over in a control plane.
+const BOXED: [(&str, &[&str]); 4] = [
+    ("Container", IN_CONTAINERS),
+    ("EphemeralContainer", IN_CONTAINERS),
+    (
+        "Volume",
+        &[
+            "ephemeral",
+            "csi",
+            "nfs",
+            "aws_elastic_block_store",
+            "azure_disk",
+            "azure_file",
+            "cephfs",
+            "cinder",
+            "fc",
+            "flex_volume",
+            "flocker",
+            "gce_persistent_disk",
+            "git_repo",
+            "glusterfs",
+            "iscsi",
+            "photon_persistent_disk",
+            "portworx_volume",
+            "quobyte",
+            "rbd",
+            "scale_io",
+            "storageos",
+            "vsphere_volume",
+        ],
+    ),
+    ("VolumeProjection", &["cluster_trust_bundle", "pod_certificate"]),
+];
+const IN_CONTAINERS: &[&str] =
+    &["liveness_probe", "readiness_probe", "startup_probe", "lifecycle", "security_context"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -43,6 +80,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .service_generator(tonic_prost_build::configure().build_transport(false).service_generator());
     for (message, rust) in EXTERN {
         prost.extern_path(message, rust);
+    }
+    for (message, fields) in BOXED {
+        for field in fields {
+            prost.boxed(format!(".k8s.core.v1.{message}.{field}"));
+        }
     }
     prost.compile_fds(set)?;
 

@@ -4,13 +4,14 @@ use heck::{ToSnakeCase, ToUpperCamelCase};
 use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
 
 /// Written by hand in `src/scalar/`.
-const HAND_WRITTEN: [&str; 6] = [
+const HAND_WRITTEN: [&str; 7] = [
     "k8s.meta.v1.Time",
     "k8s.meta.v1.MicroTime",
     "k8s.meta.v1.Quantity",
     "k8s.meta.v1.IntOrString",
     "k8s.meta.v1.FieldsV1",
     "k8s.meta.v1.RawExtension",
+    "k8s.authentication.v1.ExtraValue",
 ];
 
 /// The messages that have a JSON form: all of the API's kinds and what they are made of.

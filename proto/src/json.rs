@@ -212,6 +212,12 @@ impl<T: Read> Read for Option<T> {
     }
 }
 
+impl<T: Read> Read for Box<T> {
+    fn read<'v>(value: &'v Value, at: &mut Reader<'v, '_>) -> Result<Self, JsonError> {
+        T::read(value, at).map(Self::new)
+    }
+}
+
 /// To JSON. Implemented by the build for messages, here for what their fields hold.
 pub trait Write {
     /// Whether the field is left out.
@@ -323,6 +329,16 @@ impl<T: Write> Write for Option<T> {
             Some(value) => value.write(serializer),
             None => serializer.serialize_none(),
         }
+    }
+}
+
+impl<T: Write> Write for Box<T> {
+    fn is_unset(&self) -> bool {
+        self.as_ref().is_unset()
+    }
+
+    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.as_ref().write(serializer)
     }
 }
 

@@ -38,7 +38,7 @@ pub use object::{Object, Resource};
 pub use scalar::{Format, IntOrString, Quantity, ScalarError};
 pub use status::ApiError;
 
-pub use k8s::{apps, autoscaling, coordination, core, discovery, meta, policy, scheduling};
+pub use k8s::{apps, authentication, autoscaling, coordination, core, discovery, meta, policy, scheduling};
 
 /// Kubernetes' own groups, laid out as their packages are.
 pub mod k8s {
@@ -55,6 +55,11 @@ pub mod k8s {
     pub mod apps {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/k8s.apps.v1.rs"));
+        }
+    }
+    pub mod authentication {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/k8s.authentication.v1.rs"));
         }
     }
     pub mod autoscaling {

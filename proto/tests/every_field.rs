@@ -37,7 +37,14 @@ fn messages() -> Vec<(&'static weir_proto::Kind, MessageDescriptor)> {
             .find(|message| message.name() == kind.kind && message.get_field_by_name("metadata").is_some());
         (*kind, message.unwrap())
     };
-    let bodies = [("", "v1", "Binding"), ("autoscaling", "v1", "Scale"), ("policy", "v1", "Eviction")];
+    let bodies = [
+        ("", "v1", "Binding"),
+        ("autoscaling", "v1", "Scale"),
+        ("policy", "v1", "Eviction"),
+        ("authentication.k8s.io", "v1", "TokenRequest"),
+        ("authentication.k8s.io", "v1", "TokenReview"),
+        ("authentication.k8s.io", "v1", "SelfSubjectReview"),
+    ];
     let bodies = bodies.map(|(group, version, kind)| find(group, version, kind).unwrap());
     kinds().iter().chain(&bodies).map(of).collect()
 }
@@ -87,6 +94,7 @@ fn scalar(message: &MessageDescriptor) -> Option<Value> {
         "k8s.meta.v1.Quantity" => json!("1536Mi"),
         "k8s.meta.v1.IntOrString" => json!("25%"),
         "k8s.meta.v1.FieldsV1" | "k8s.meta.v1.RawExtension" => json!({"f:spec": {".": {}, "x": [1, null]}}),
+        "k8s.authentication.v1.ExtraValue" => json!(["one", "two"]),
         _ => return None,
     })
 }

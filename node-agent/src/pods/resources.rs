@@ -38,7 +38,7 @@ pub(super) fn qos(spec: &PodSpec) -> QosClass {
 /// The container's security context over the pod's. Localhost profiles lie below `<state>/seccomp`.
 pub(super) fn security(spec: &PodSpec, container: &Container, seccomp_dir: &Path) -> Security {
     let pod = spec.security_context.clone().unwrap_or_default();
-    let own = container.security_context.clone().unwrap_or_default();
+    let own = container.security_context.as_deref().cloned().unwrap_or_default();
     let id = |number: i64| u32::try_from(number).ok();
     let capabilities = own.capabilities.unwrap_or_default();
     let profile = own.seccomp_profile.or(pod.seccomp_profile);
@@ -132,7 +132,7 @@ mod tests {
         let own = SecurityContext { run_as_user: Some(0), ..SecurityContext::default() };
         let security = security(
             &spec,
-            &Container { security_context: Some(own), ..Container::default() },
+            &Container { security_context: Some(Box::new(own)), ..Container::default() },
             Path::new("/s"),
         );
         assert_eq!((security.run_as_user, security.run_as_group), (Some(0), Some(1000)));

@@ -1,5 +1,6 @@
 //! Values that JSON writes as one scalar, or as it pleases: the hand-written half of `k8s/meta/v1/scalar.proto`.
 
+mod extra;
 mod int_or_string;
 mod quantity;
 mod raw;

@@ -112,6 +112,7 @@ fn resource(kind: &'static Kind) -> Vec<Value> {
             "scale" => (Some(("autoscaling", "v1", "Scale")), &["get", "patch", "update"]),
             "binding" => (Some(("", "v1", "Binding")), &["create"]),
             "eviction" => (Some(("policy", "v1", "Eviction")), &["create"]),
+            "token" => (Some(("authentication.k8s.io", "v1", "TokenRequest")), &["create"]),
             "log" => (None, &["get"]),
             "exec" => (Some(("", "v1", "PodExecOptions")), &["create", "get"]),
             "attach" => (Some(("", "v1", "PodAttachOptions")), &["create", "get"]),

@@ -101,9 +101,9 @@ pub(super) fn check(container: &Container) -> Result<(), ProbeError> {
 
 fn named(container: &Container) -> [(&'static str, Option<&Probe>); 3] {
     [
-        ("startupProbe", container.startup_probe.as_ref()),
-        ("readinessProbe", container.readiness_probe.as_ref()),
-        ("livenessProbe", container.liveness_probe.as_ref()),
+        ("startupProbe", container.startup_probe.as_deref()),
+        ("readinessProbe", container.readiness_probe.as_deref()),
+        ("livenessProbe", container.liveness_probe.as_deref()),
     ]
 }
 
@@ -234,7 +234,7 @@ mod tests {
 
     fn with(probe: Probe) -> Container {
         let port = ContainerPort { name: "web".to_owned(), container_port: 8080, ..ContainerPort::default() };
-        Container { ports: vec![port], readiness_probe: Some(probe), ..Container::default() }
+        Container { ports: vec![port], readiness_probe: Some(Box::new(probe)), ..Container::default() }
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         assert!(error.starts_with("readinessProbe: port \"none\""), "{error}");
         let get = HttpGetAction { port: Some("none".into()), ..HttpGetAction::default() };
         let hook = LifecycleHandler { http_get: Some(get), ..LifecycleHandler::default() };
-        let lifecycle = Some(Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() });
+        let lifecycle = Some(Box::new(Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() }));
         let container = Container { lifecycle, ..with(Probe::default()) };
         let error = check(&container).expect_err("refused").to_string();
         assert!(error.starts_with("lifecycle.preStop: port \"none\""), "{error}");

@@ -61,7 +61,7 @@ fn fill_container(container: &mut Container, host_network: bool) {
     }
     let probes =
         [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
-    probes.into_iter().flatten().for_each(fill_probe);
+    probes.into_iter().flatten().for_each(|probe| fill_probe(probe));
     let handlers =
         container.lifecycle.iter_mut().flat_map(|l| [&mut l.post_start, &mut l.pre_stop]).flatten();
     for http in handlers.filter_map(|handler| handler.http_get.as_mut()) {
@@ -140,7 +140,7 @@ mod tests {
     fn defaults_are_those_of_kubernetes_and_filling_twice_changes_nothing() {
         let mut spec = PodSpec {
             containers: vec![Container {
-                readiness_probe: Some(Probe::default()),
+                readiness_probe: Some(Box::default()),
                 ports: vec![Default::default()],
                 ..Container::default()
             }],
