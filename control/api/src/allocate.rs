@@ -88,6 +88,11 @@ impl Cidr {
         self.at(1)
     }
 
+    /// The tenth: that of cluster DNS.
+    pub(crate) fn dns(self) -> Ipv4Addr {
+        self.at(10)
+    }
+
     fn size(self) -> u32 {
         1 << (32 - u32::from(self.bits.clamp(1, 32)))
     }

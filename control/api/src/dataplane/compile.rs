@@ -3,8 +3,9 @@
 //! Objects are reduced on arrival to [`Front`] and [`Slice`]; joining the two is all that a change costs. Output is
 //! sorted and free of duplicates, so that equal states compile to equal messages.
 //!
-//! Not sent: services without addresses (headless, ExternalName) and ports of protocols that the dataplane does not
-//! carry (SCTP; the API server warns about those).
+//! Not sent: services without addresses (headless, ExternalName), those that say by a label that another than the
+//! dataplane serves them, and ports of protocols that the dataplane does not carry (SCTP; the API server warns about
+//! those). What cluster DNS is told of them all is in [`super::names`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,10 +14,15 @@ use weir_proto::core::v1::{Node, Service};
 use weir_proto::discovery::v1::{Endpoint, EndpointSlice};
 use weir_proto::weir::v1::{
     DataplaneBackend, DataplaneProtocol, DataplaneRoute, DataplaneServiceKey, DataplaneServicePort,
+    NamedEndpoints,
 };
+
+use super::names;
 
 /// The label by which a slice names its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label by which a service names who serves it, where that is not the dataplane.
+pub(crate) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// Namespace and name.
 pub(super) type Name = (String, String);
@@ -40,15 +46,11 @@ impl Front {
     /// `None`: clients see no addresses that the dataplane would serve.
     pub(super) fn read(service: &Service) -> Option<Self> {
         let spec = service.spec();
-        if spec.r#type == "ExternalName" {
+        if spec.r#type == "ExternalName" || service.meta().labels.contains_key(PROXY_NAME) {
             return None;
         }
-        let given = if spec.cluster_ips.is_empty() {
-            std::slice::from_ref(&spec.cluster_ip)
-        } else {
-            &spec.cluster_ips
-        };
-        let cluster_ips: Vec<_> = given.iter().filter_map(|address| octets(address)).collect();
+        let cluster_ips: Vec<_> =
+            names::cluster_ips(spec).iter().filter_map(|address| octets(address)).collect();
         let ports = spec.ports.iter().filter_map(|port| {
             Some(FrontPort {
                 name: port.name.clone(),
@@ -62,13 +64,14 @@ impl Front {
     }
 }
 
-/// A slice as far as the dataplane is concerned: backends per port.
+/// A slice as far as nodes are concerned: backends per port, and endpoints that have names.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Slice {
     pub(super) service: Name,
     ports: Vec<(String, DataplaneProtocol, u32)>,
     /// Without their port.
     endpoints: Vec<DataplaneBackend>,
+    pub(super) named: NamedEndpoints,
 }
 
 impl Slice {
@@ -87,6 +90,7 @@ impl Slice {
             service: (meta.namespace.clone(), service.clone()),
             ports: ports.collect(),
             endpoints: slice.endpoints.iter().filter_map(backend).collect(),
+            named: names::endpoints(slice),
         })
     }
 }
@@ -186,11 +190,11 @@ fn protocol(name: &str) -> Option<DataplaneProtocol> {
     }
 }
 
-fn number(port: i32) -> Option<u32> {
+pub(super) fn number(port: i32) -> Option<u32> {
     u16::try_from(port).ok().filter(|port| *port > 0).map(u32::from)
 }
 
-fn octets(address: &str) -> Option<Vec<u8>> {
+pub(super) fn octets(address: &str) -> Option<Vec<u8>> {
     Some(match address.parse().ok()? {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -275,6 +279,13 @@ mod tests {
         ] {
             assert_eq!(compile(spec.clone(), &[]), [], "{spec}");
         }
+    }
+
+    #[test]
+    fn a_service_that_somebody_else_serves_is_not_sent() {
+        let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53}]});
+        let metadata = json!({"name": "kube-dns", "labels": {PROXY_NAME: "weir-agent"}});
+        assert_eq!(Front::read(&read(json!({"metadata": metadata, "spec": spec}))), None);
     }
 
     #[test]

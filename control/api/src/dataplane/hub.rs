@@ -211,8 +211,10 @@ impl Hub {
             state.snapshot = None;
         }
         if changed || settled {
-            let (revision, Difference { upserts, deletes, routes }) = (state.revision, difference);
-            let batch = DataplaneBatch { revision, snapshot: false, upserts, deletes, routes };
+            let Difference { upserts, deletes, routes, names, unnamed } = difference;
+            let revision = state.revision;
+            let batch =
+                DataplaneBatch { revision, snapshot: false, upserts, deletes, routes, names, unnamed };
             // An error only means that no node is connected.
             let _ = self.changes.send(Arc::new(batch));
         }

@@ -8,20 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_proto::core::v1::{Node, Service};
 use weir_proto::discovery::v1::EndpointSlice;
 use weir_proto::weir::v1::{
-    DataplaneBatch, DataplaneRoute, DataplaneRoutes, DataplaneServiceKey, DataplaneServicePort,
+    DataplaneBatch, DataplaneRoute, DataplaneRoutes, DataplaneServiceKey, DataplaneServicePort, ServiceNames,
 };
 
 use super::compile::{self, Front, Name, Slice};
+use super::names::{self, Naming};
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
     fronts: BTreeMap<Name, Front>,
+    namings: BTreeMap<Name, Naming>,
     /// By service, then by the slice's name.
     slices: BTreeMap<Name, BTreeMap<String, Slice>>,
     /// Which service a slice was last seen to belong to.
     service_of: BTreeMap<Name, Name>,
     routes: BTreeMap<String, DataplaneRoute>,
     compiled: BTreeMap<Name, Vec<DataplaneServicePort>>,
+    named: BTreeMap<Name, ServiceNames>,
     touched: BTreeSet<Name>,
     routes_touched: bool,
 }
@@ -32,6 +35,8 @@ pub(super) struct Difference {
     pub(super) upserts: Vec<DataplaneServicePort>,
     pub(super) deletes: Vec<DataplaneServiceKey>,
     pub(super) routes: Option<DataplaneRoutes>,
+    pub(super) names: Vec<ServiceNames>,
+    pub(super) unnamed: Vec<DataplaneServiceKey>,
 }
 
 impl Difference {
@@ -43,21 +48,17 @@ impl Difference {
 impl Index {
     pub(super) fn set_service(&mut self, service: &Service) {
         let name = (service.meta().namespace.clone(), service.meta().name.clone());
-        let changed = match Front::read(service) {
-            Some(front) if self.fronts.get(&name) == Some(&front) => false,
-            Some(front) => {
-                self.fronts.insert(name.clone(), front);
-                true
-            }
-            None => self.fronts.remove(&name).is_some(),
-        };
-        if changed {
+        let reached = replace(&mut self.fronts, &name, Front::read(service));
+        let named = replace(&mut self.namings, &name, Naming::read(service));
+        if reached || named {
             self.touched.insert(name);
         }
     }
 
     pub(super) fn remove_service(&mut self, name: &Name) {
-        if self.fronts.remove(name).is_some() {
+        let reached = replace(&mut self.fronts, name, None);
+        let named = replace(&mut self.namings, name, None);
+        if reached || named {
             self.touched.insert(name.clone());
         }
     }
@@ -118,7 +119,15 @@ impl Index {
             difference.deletes.extend(gone.map(compile::key));
             difference.upserts.extend(new.iter().filter(|port| !old.contains(port)).cloned());
             if !new.is_empty() {
-                self.compiled.insert(name, new);
+                self.compiled.insert(name.clone(), new);
+            }
+            let named = self.name(&name);
+            if !replace(&mut self.named, &name, named.clone()) {
+                continue;
+            }
+            match named {
+                Some(named) => difference.names.push(named),
+                None => difference.unnamed.push(key_of(name)),
             }
         }
         if std::mem::take(&mut self.routes_touched) {
@@ -135,6 +144,8 @@ impl Index {
             upserts: self.compiled.values().flatten().cloned().collect(),
             deletes: Vec::new(),
             routes: Some(self.routes()),
+            names: self.named.values().cloned().collect(),
+            unnamed: Vec::new(),
         }
     }
 
@@ -144,6 +155,12 @@ impl Index {
         compile::join(name, front, slices.into_iter().flat_map(BTreeMap::values))
     }
 
+    fn name(&self, name: &Name) -> Option<ServiceNames> {
+        let naming = self.namings.get(name)?;
+        let slices = self.slices.get(name);
+        Some(names::join(naming, slices.into_iter().flat_map(BTreeMap::values)))
+    }
+
     fn routes(&self) -> DataplaneRoutes {
         DataplaneRoutes { routes: self.routes.values().cloned().collect() }
     }
@@ -151,10 +168,27 @@ impl Index {
     /// Forgets all objects, to be given them anew; what was compiled stays until the next difference.
     pub(super) fn begin_anew(&mut self) {
         self.touched.extend(std::mem::take(&mut self.fronts).into_keys());
+        self.touched.extend(std::mem::take(&mut self.namings).into_keys());
         self.touched.extend(std::mem::take(&mut self.slices).into_keys());
         self.service_of.clear();
         self.routes_touched |= !std::mem::take(&mut self.routes).is_empty();
     }
+}
+
+/// Makes `new` what the map holds; whether that is a change.
+fn replace<T: PartialEq>(map: &mut BTreeMap<Name, T>, name: &Name, new: Option<T>) -> bool {
+    match new {
+        Some(new) if map.get(name) == Some(&new) => false,
+        Some(new) => {
+            map.insert(name.clone(), new);
+            true
+        }
+        None => map.remove(name).is_some(),
+    }
+}
+
+fn key_of((namespace, name): Name) -> DataplaneServiceKey {
+    DataplaneServiceKey { namespace, name, port_name: String::new() }
 }
 
 #[cfg(test)]
@@ -181,7 +215,7 @@ mod tests {
         let ports = || prop::collection::vec(1..4_u8, 0..3);
         let endpoints = || prop::collection::vec((1..6_u8, any::<bool>(), any::<bool>()), 0..4);
         let step = prop_oneof![
-            4 => (0..3_u8, ports(), prop::bool::weighted(0.1))
+            4 => (0..3_u8, ports(), prop::bool::weighted(0.3))
                 .prop_map(|(index, ports, headless)| Step::Service { index, ports, headless }),
             1 => (0..3_u8).prop_map(|index| Step::NoService { index }),
             6 => (0..5_u8, 0..3_u8, ports(), endpoints())
@@ -245,6 +279,10 @@ mod tests {
         node
     }
 
+    fn owner(names: &ServiceNames) -> Name {
+        (names.namespace.clone(), names.name.clone())
+    }
+
     /// The objects themselves, and what a node that applied every difference holds.
     #[derive(Default)]
     struct World {
@@ -253,6 +291,7 @@ mod tests {
         nodes: BTreeMap<u8, Node>,
         ports: BTreeMap<String, DataplaneServicePort>,
         routes: DataplaneRoutes,
+        names: BTreeMap<Name, ServiceNames>,
     }
 
     impl World {
@@ -306,6 +345,13 @@ mod tests {
                 assert_ne!(self.ports.insert(key, port.clone()), Some(port), "sent without a change");
             }
             self.routes = difference.routes.unwrap_or(std::mem::take(&mut self.routes));
+            for key in difference.unnamed {
+                self.names.remove(&(key.namespace, key.name)).expect("only what is there is deleted");
+            }
+            for names in difference.names {
+                let before = self.names.insert(owner(&names), names.clone());
+                assert_ne!(before, Some(names), "sent without a change");
+            }
         }
     }
 
@@ -327,6 +373,8 @@ mod tests {
             let ports = expected.upserts.into_iter().map(|port| (format!("{:?}", compile::key(&port)), port));
             prop_assert_eq!(&world.ports, &ports.collect());
             prop_assert_eq!(&world.routes, &expected.routes.unwrap());
+            let names = expected.names.into_iter().map(|names| (owner(&names), names));
+            prop_assert_eq!(&world.names, &names.collect());
         }
     }
 

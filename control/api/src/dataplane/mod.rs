@@ -1,6 +1,8 @@
-//! What each node's kernel must hold, compiled from Services, EndpointSlices and Nodes, and what each holds.
+//! What each node's kernel must hold and its DNS answers, compiled from Services, EndpointSlices and Nodes, and what
+//! each holds.
 //!
 //! - [`compile`] is pure: objects → ports of services with their backends, and routes;
+//! - [`names`] is pure: what cluster DNS says of each service;
 //! - [`index`] keeps the compiled state, and recompiles only the service that changed;
 //! - [`hub`] follows the watch caches, and shares one snapshot and a ring of changes among all nodes;
 //! - [`stream`] is the `DataplaneService`: a session per node, snapshot first, then changes;
@@ -15,10 +17,12 @@
 mod compile;
 mod hub;
 mod index;
+mod names;
 mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compile::PROXY_NAME;
 pub use hub::{Caches, Hub};
 pub use stream::Dataplane;

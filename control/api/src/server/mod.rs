@@ -7,6 +7,7 @@
 
 mod budgets;
 mod connection;
+mod dns_service;
 mod gate;
 mod health;
 mod in_process;
@@ -121,7 +122,7 @@ pub struct Server {
 impl Server {
     /// Reads or makes the keys, and starts to follow the store. Runs inside a tokio runtime.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, ServerError> {
-        let cluster_ip = config.ranges.cluster_ips.first();
+        let (cluster_ip, dns_ip) = (config.ranges.cluster_ips.first(), config.ranges.cluster_ips.dns());
         let mut names = config.server_names;
         names.push(cluster_ip.to_string());
         let pki = Arc::new(Pki::open(&config.data_dir.join("pki"), &names)?);
@@ -145,6 +146,7 @@ impl Server {
             address: config.address.filter(|address| !address.ip().is_loopback()),
         };
         let withdrawn = tokio::spawn(own_service.keep(leaving.clone()));
+        tokio::spawn(dns_service::keep(registry.clone(), dns_ip, leaving.clone()));
         let health = Health::new(registry.clone(), store, prepared.clone(), leaving.clone());
         let gate = gate::Gate::new(&config.limits);
         let router = router(&registry, &pki, &bootstrap_token, &agents, hub, health, &draining)

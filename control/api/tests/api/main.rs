@@ -3,6 +3,7 @@
 mod bad_input;
 mod connections;
 mod deletion;
+mod dns_service;
 // The store's own.
 #[path = "../../../store/tests/contract/backend/etcd.rs"]
 #[expect(dead_code, reason = "made for more than is tested here")]

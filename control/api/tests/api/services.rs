@@ -34,9 +34,9 @@ async fn every_service_gets_an_address_of_its_own() {
 async fn what_is_asked_for_by_number_is_given_if_it_is_free() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let fixed = "type: NodePort, clusterIP: 10.96.0.10";
+    let fixed = "type: NodePort, clusterIP: 10.96.0.20";
     let created = admin.create(&service("a", fixed)).await.unwrap();
-    assert_eq!(created.spec().cluster_ips, ["10.96.0.10"]);
+    assert_eq!(created.spec().cluster_ips, ["10.96.0.20"]);
     let taken = admin.create(&service("b", fixed)).await.unwrap_err();
     assert!(taken.to_string().contains("spec.clusterIPs[0]"), "{taken}");
     assert!(taken.to_string().contains("provided IP is already allocated"), "{taken}");
