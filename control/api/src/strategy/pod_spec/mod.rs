@@ -2,6 +2,7 @@
 
 mod containers;
 mod defaults;
+mod dns;
 mod environment;
 mod placement;
 mod probes;
@@ -34,7 +35,8 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     if let Some(policy) = &spec.preemption_policy {
         validate_preemption_policy(policy, &path.child("preemptionPolicy"), errors);
     }
-    validate_dns(spec, path, errors);
+    dns::validate(spec, path, errors);
+    validate_host_aliases(spec, path, errors);
 }
 
 fn validate_lifetime(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
@@ -98,17 +100,7 @@ fn validate_id(path: &Path<'_>, id: Option<i64>, errors: &mut Errors) {
     }
 }
 
-fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-    errors.one_of(&path.child("dnsPolicy"), &spec.dns_policy, &policies);
-    let nameservers = spec.dns_config.as_ref().map_or(&[][..], |config| &config.nameservers);
-    let field = path.child("dnsConfig.nameservers");
-    if spec.dns_policy == "None" && nameservers.is_empty() {
-        errors.required(&field, "must provide at least one DNS nameserver when `dnsPolicy` is None");
-    }
-    for (index, nameserver) in nameservers.iter().enumerate() {
-        validate_ip(&field.index(index), nameserver, errors);
-    }
+fn validate_host_aliases(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     for (index, alias) in spec.host_aliases.iter().enumerate() {
         let path = path.child("hostAliases");
         let path = path.index(index);
