@@ -57,7 +57,7 @@ fn release() -> Result<()> {
     step("building weir, weir-control and weir-agent (target/release)", &mut command)
 }
 
-/// What benches run: `target/release/{weir-control,weir-bench}`.
+/// What the bench of the control plane runs, and all benches' loads: `target/release/{weir-control,weir-bench}`.
 pub fn bench() -> Result<()> {
     let mut command = cargo();
     command.args(["build", "--release", "--package", "weir-control", "--package", "weir-bench"]);

@@ -1,7 +1,7 @@
 //! `echo`: the one program of the demo image.
 //!
 //! `echo serve` answers HTTP and UDP on port 8080 with the pod and node it runs on; `echo request` sends requests
-//! and prints, as one line of JSON, who answered how often. Standard library only, so that the image is one file.
+//! and prints, as one line of JSON, who answered how often; `echo exit` only ends. Standard library only, so that the image is one file.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
 
@@ -11,7 +11,8 @@ mod serve;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: echo serve [--port 8080]
-       echo request --target ADDRESS:PORT [--count 1000] [--concurrency 4] [--timeout-ms 5000] [--udp]";
+       echo request --target ADDRESS:PORT [--count 1000] [--concurrency 4] [--timeout-ms 5000] [--udp]
+       echo exit [CODE]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("serve") => parse(&flags, "--port", 8080).and_then(serve::run),
         Some("request") => request::Request::parse(&flags).and_then(|request| request.run()),
+        Some("exit") => {
+            let code = flags.first().map_or(Ok(0), |code| code.parse().map_err(|_| USAGE.to_owned()));
+            code.map(ExitCode::from)
+        }
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

@@ -10,6 +10,10 @@ use weir_proto::meta::v1::{MicroTime, Time};
 pub(crate) const NAMESPACE: &str = "default";
 /// What the pods of a load are named after and labelled with.
 pub(crate) const APP: &str = "bench";
+/// What pods that run are made of; the node has it.
+pub(crate) const IMAGE: &str = "weir.dev/echo:0.1.0";
+/// The least that its program can be told to do.
+pub(crate) const NOTHING: [&str; 2] = ["/echo", "exit"];
 /// Nodes are spread over this many zones.
 const ZONES: usize = 10;
 
@@ -95,6 +99,21 @@ pub(crate) fn pod(index: usize, wishes: &Value) -> Result<Pod> {
     }))
 }
 
+/// A pod that runs the demo's server, with a readiness probe or without one.
+pub(crate) fn echo_pod(name: &str, probe: bool) -> Result<Pod> {
+    let mut container = json!({
+        "name": "main", "image": IMAGE, "args": ["serve", "--port", "8080"],
+        "ports": [{"containerPort": 8080}],
+    });
+    if probe {
+        container["readinessProbe"] = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 10});
+    }
+    // The server does not heed signals: its grace is waited for in full.
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container]});
+    let meta = json!({"name": name, "namespace": NAMESPACE, "labels": {"app": APP}});
+    read(json!({"metadata": meta, "spec": spec}))
+}
+
 fn pod_spec(wishes: &Value) -> Value {
     let mut spec = json!({
         "containers": [{
@@ -152,6 +171,7 @@ mod tests {
         assert_eq!(node_status(300).unwrap().addresses[0].address, "10.128.1.51");
         assert_eq!(deployment(7).unwrap().spec().replicas, Some(7));
         lease("node-00001").unwrap();
+        echo_pod("echo", true).unwrap();
         let placed = running(pod(1, &json!({"nodeName": "node-00001"})).unwrap(), 1, 1).unwrap();
         assert_eq!(
             (placed.spec().node_name.as_str(), placed.status().phase.as_str()),

@@ -18,6 +18,19 @@ pub(crate) struct Memory {
     pub(crate) peak: u64,
 }
 
+/// What of a process's memory is in use, in bytes, from `smaps_rollup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Mapped {
+    /// All of it, what it shares with others included.
+    pub(crate) resident: u64,
+    /// With a fair share of what others have too.
+    pub(crate) proportional: u64,
+    /// What nobody else has: it would be free if the process ended.
+    pub(crate) private: u64,
+    /// Of that, what it has written itself: not the clean pages of its program.
+    pub(crate) private_dirty: u64,
+}
+
 impl Process {
     pub(crate) fn this() -> Self {
         Self(std::process::id())
@@ -40,6 +53,23 @@ impl Process {
         let (resident, peak) = memory.with_context(|| format!("{path} tells no memory"))?;
         Ok(Memory { resident, peak })
     }
+
+    pub(crate) fn mapped(self) -> Result<Mapped> {
+        let path = format!("/proc/{}/smaps_rollup", self.0);
+        let rollup = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        mapped(&rollup).with_context(|| format!("{path} is not as expected"))
+    }
+}
+
+fn mapped(rollup: &str) -> Option<Mapped> {
+    let bytes = |field| kibibytes(rollup, field).map(|amount| amount << 10);
+    let private_dirty = bytes("Private_Dirty")?;
+    Some(Mapped {
+        resident: bytes("Rss")?,
+        proportional: bytes("Pss")?,
+        private: bytes("Private_Clean")? + private_dirty,
+        private_dirty,
+    })
 }
 
 /// utime and stime, the 14th and 15th fields; the second, the name in brackets, may hold anything.
@@ -71,6 +101,14 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         assert_eq!((kibibytes(status, "VmRSS"), kibibytes(status, "VmHWM")), (Some(1024), Some(2048)));
         assert_eq!(kibibytes(status, "VmSwap"), None);
+    }
+
+    #[test]
+    fn private_memory_is_the_clean_and_the_written() {
+        let rollup = "0-f ---p 0 00:00 0 [rollup]\nRss: 90 kB\nPss: 50 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n";
+        let found = mapped(rollup).unwrap();
+        assert_eq!((found.resident, found.private, found.private_dirty), (90 << 10, 7 << 10, 4 << 10));
+        assert_eq!(mapped("Rss: 90 kB"), None);
     }
 
     #[test]

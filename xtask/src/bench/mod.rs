@@ -4,6 +4,8 @@
 //! medians over rounds, and prints a table. A missed bar is shown, and is no failure of the command: machines differ.
 
 mod control;
+mod interrupt;
+mod pods;
 mod scheduler;
 mod table;
 
@@ -20,11 +22,14 @@ use crate::shell::output;
 pub enum Bench {
     /// Pods onto nodes: a Deployment through API server, controllers, scheduler and store, and placement alone
     Scheduler(scheduler::Options),
+    /// Containers on one node: starting them, executing in them, and what they need at rest; beside runc
+    Pods(pods::Options),
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Scheduler(options) => scheduler::run(options),
+        Bench::Pods(options) => pods::run(options),
     }
 }
 

@@ -22,5 +22,5 @@ mod up;
 pub use down::{Removed, down, remove};
 pub use layout::{Layout, Store};
 pub use namespaces::{Namespace, enter};
-pub use process::command_in;
+pub use process::{command_in, process};
 pub use up::{restart_agent, up, weir};

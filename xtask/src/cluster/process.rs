@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::cgroups;
 use super::layout::Layout;
@@ -27,6 +27,20 @@ pub fn command_in(layout: &Layout, machine: &str, program: &Path) -> Result<Comm
         command.pre_exec(move || (&procs).write_all(b"0"));
     }
     Ok(command)
+}
+
+/// The process of a machine that runs this program under its own name; shims, which are the agent's program too, do not.
+pub fn process(layout: &Layout, machine: &str, program: &str) -> Result<u32> {
+    let procs = cgroups::hierarchies()?.unified.join(layout.cgroup_of(machine)).join("processes/cgroup.procs");
+    let pids = fs::read_to_string(&procs).with_context(|| format!("read {}", procs.display()))?;
+    for pid in pids.lines() {
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let first = command.split('\0').next().map(Path::new).and_then(Path::file_name);
+        if first.is_some_and(|name| name == program) {
+            return Ok(pid.parse()?);
+        }
+    }
+    bail!("no {program} runs on {machine}")
 }
 
 /// Starts it detached from this terminal, its output in the log; `listener` becomes descriptor 3.

@@ -18,12 +18,13 @@ pub(crate) struct Need {
     pub(crate) probe: fn() -> Result<String, String>,
 }
 
-/// What one must have it for. Each purpose includes those before it, but for `Etcd` and `Test`, which add to `Run`.
+/// What one must have it for. Each purpose includes those before it, but for `Etcd`, `Bench` and `Test`, which add to `Run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Build,
     Run,
     Etcd,
+    Bench,
     Test,
 }
 
@@ -43,7 +44,8 @@ impl Purpose {
             Self::Build => other == Self::Build,
             Self::Run => matches!(other, Self::Build | Self::Run),
             Self::Etcd => matches!(other, Self::Build | Self::Run | Self::Etcd),
-            Self::Test => true,
+            Self::Bench => matches!(other, Self::Build | Self::Run | Self::Bench),
+            Self::Test => other != Self::Bench,
         }
     }
 }

@@ -104,6 +104,13 @@ pub(super) const NEEDS: &[Need] = &[
         },
     },
     Need {
+        name: "runc",
+        why: "what `bench pods` compares the runtime with",
+        purpose: Purpose::Bench,
+        remedy: Remedy::Packages(&["runc"]),
+        probe: || program("runc"),
+    },
+    Need {
         name: "busybox",
         why: "the runtime's tests run real containers made of it",
         purpose: Purpose::Test,
