@@ -1,7 +1,12 @@
 //! Calls to the nodes' agents, by mutual TLS: this server shows its client certificate, the agent one for the
 //! node's name, whatever its address.
+//!
+//! A connection is kept for the calls that follow, [`IDLE`] long: a handshake costs more than most calls. While it is
+//! kept it is pinged, so that one whose machine is gone without a word is not taken for good; one that the agent has
+//! closed is opened anew by the next call.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -9,7 +14,7 @@ use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weir_proto::core::v1::Node;
@@ -19,8 +24,10 @@ use crate::pki::Pki;
 use crate::registry::Registry;
 
 const CONNECT: Duration = Duration::from_secs(5);
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_ANSWER: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_ANSWER: Duration = Duration::from_secs(5);
+/// How long a connection stays that nobody asks for. Who is using it then goes on.
+const IDLE: Duration = Duration::from_secs(30);
 /// Where agents listen that do not say.
 const PORT: i32 = 10250;
 
@@ -34,6 +41,14 @@ pub struct AgentsError(String);
 pub(crate) struct Agents {
     registry: Registry,
     tls: Arc<ClientConfig>,
+    kept: Arc<Mutex<HashMap<String, Kept>>>,
+}
+
+/// A connection to one node's agent.
+struct Kept {
+    address: String,
+    channel: Channel,
+    until: Instant,
 }
 
 impl std::fmt::Debug for Agents {
@@ -57,16 +72,41 @@ impl Agents {
             .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key))
             .map_err(|error| broken(&error))?;
         tls.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Agents { registry, tls: Arc::new(tls) })
+        Ok(Agents { registry, tls: Arc::new(tls), kept: Arc::default() })
     }
 
     /// A connection to the agent of a node.
     pub(crate) async fn connect(&self, node_name: &str) -> Result<Channel, ApiError> {
         let address = self.address(node_name)?;
+        if let Some(channel) = self.kept(node_name, &address) {
+            return Ok(channel);
+        }
+        let channel = self.open(node_name, &address).await?;
+        self.keep(node_name, address, channel.clone());
+        Ok(channel)
+    }
+
+    fn kept(&self, node_name: &str, address: &str) -> Option<Channel> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.get_mut(node_name).filter(|kept| kept.address == address)?;
+        found.until = Instant::now() + IDLE;
+        Some(found.channel.clone())
+    }
+
+    /// The one of two that were opened at the same time goes when its calls are over.
+    fn keep(&self, node_name: &str, address: String, channel: Channel) {
+        let until = Instant::now() + IDLE;
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.insert(node_name.to_owned(), Kept { address, channel, until }).is_none() {
+            tokio::spawn(forget(Arc::downgrade(&self.kept), node_name.to_owned(), until));
+        }
+    }
+
+    async fn open(&self, node_name: &str, address: &str) -> Result<Channel, ApiError> {
         let name = ServerName::try_from(node_name.to_owned())
             .map_err(|_| ApiError::bad_request(format!("{node_name:?} is not the name of a node")))?;
         let tls = TlsConnector::from(self.tls.clone());
-        let target = address.clone();
+        let target = address.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let (tls, name, address) = (tls.clone(), name.clone(), target.clone());
             async move {
@@ -78,6 +118,7 @@ impl Agents {
         // The URI only fills the :authority header; the connector above decides where to.
         let endpoint = Endpoint::from_static("http://agent.invalid")
             // Streams end when the node is gone without a word.
+            .keep_alive_while_idle(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER);
         let unreachable = |reason: String| {
@@ -108,6 +149,22 @@ impl Agents {
         let port = u16::try_from(port)
             .map_err(|_| ApiError::unavailable(format!("node {node_name:?} reports port {port}")))?;
         Ok(std::net::SocketAddr::new(ip, port).to_string())
+    }
+}
+
+/// Lets go of a node's connection once nobody has asked for it for long enough.
+async fn forget(kept: Weak<Mutex<HashMap<String, Kept>>>, node_name: String, mut until: Instant) {
+    loop {
+        sleep_until(until).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.get(&node_name) {
+            Some(found) if found.until > Instant::now() => until = found.until,
+            _ => {
+                kept.remove(&node_name);
+                return;
+            }
+        }
     }
 }
 
