@@ -160,7 +160,7 @@ impl Runtime {
     /// Removes the pod's containers, running or not, and everything else of the pod, logs included.
     pub fn remove_sandbox(&self, uid: &str) -> Result<()> {
         let dir = self.pod_dir(uid)?;
-        for status in self.list().into_iter().filter(|status| status.key.pod_uid == uid) {
+        for status in self.list_pod(uid) {
             self.remove_container(&status.key)?;
         }
         sandbox::remove(uid, &dir, &self.cgroups)
@@ -300,6 +300,11 @@ impl Runtime {
     /// All containers that have not been removed, those found at [`Runtime::open`] included.
     pub fn list(&self) -> Vec<ContainerStatus> {
         self.table.list()
+    }
+
+    /// The same of one pod.
+    pub fn list_pod(&self, uid: &str) -> Vec<ContainerStatus> {
+        self.table.of_pod(uid)
     }
 
     pub fn status(&self, key: &ContainerKey) -> Result<ContainerStatus> {

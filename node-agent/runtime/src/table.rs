@@ -75,6 +75,13 @@ impl Table {
         self.changed.notify_all();
     }
 
+    /// The runs of one pod's containers, in the order of their keys.
+    pub(crate) fn of_pod(&self, uid: &str) -> Vec<ContainerStatus> {
+        let inner = self.lock();
+        let from = inner.containers.range(ContainerKey::new(uid, "", 0)..);
+        from.map(|(_, status)| status).take_while(|status| status.key.pod_uid == uid).cloned().collect()
+    }
+
     pub(crate) fn subscribe(&self) -> mpsc::Receiver<ContainerEvent> {
         let (sender, receiver) = mpsc::channel();
         let mut inner = self.lock();

@@ -84,7 +84,7 @@ impl Worker {
         if !is_static_uid(&uid) {
             memory.ending = context.runtime.pod_directory(&uid).ok().and_then(|dir| Ending::load(&dir));
         }
-        for run in context.runtime.list().into_iter().filter(|run| run.key.pod_uid == uid) {
+        for run in context.runtime.list_pod(&uid) {
             let crashes = memory.crashes.entry(run.key.name).or_default();
             *crashes = run.key.restart.max(*crashes);
         }
@@ -177,7 +177,7 @@ impl Worker {
     fn observe(&self, pod: Option<&Pod>) -> Observed {
         let memory = &self.memory;
         let mut runs = BTreeMap::<String, Vec<_>>::new();
-        for run in self.context.runtime.list().into_iter().filter(|run| run.key.pod_uid == self.uid) {
+        for run in self.context.runtime.list_pod(&self.uid) {
             runs.entry(run.key.name.clone()).or_default().push(run);
         }
         for runs in runs.values_mut() {

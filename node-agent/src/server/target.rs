@@ -16,10 +16,8 @@ pub(super) fn pod(sources: &Sources, namespace: &str, name: &str) -> Result<Arc<
 /// The latest run of a container, over or not.
 pub(super) fn latest_run(sources: &Sources, pod: &Pod, container: &str) -> Result<ContainerStatus, ApiError> {
     let name = container_name(pod, container)?;
-    let uid = &pod.meta().uid;
-    let runs = sources.runtime.list().into_iter();
-    let latest =
-        runs.filter(|run| run.key.pod_uid == *uid && run.key.name == name).max_by_key(|run| run.key.restart);
+    let runs = sources.runtime.list_pod(&pod.meta().uid).into_iter();
+    let latest = runs.filter(|run| run.key.name == name).max_by_key(|run| run.key.restart);
     latest.ok_or_else(|| {
         let message = format!("container \"{name}\" in pod \"{}\" is waiting to start", pod.meta().name);
         ApiError::bad_request(message)
