@@ -13,6 +13,7 @@ pub(crate) mod client;
 mod create;
 pub mod exec;
 mod init;
+mod loadable;
 mod output;
 mod passing;
 pub(crate) mod process;

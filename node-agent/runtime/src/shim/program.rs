@@ -15,7 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 
 use super::protocol::Answer;
-use super::{LOCK_FILE, LOG_FILE, ShimError, io_error};
+use super::{LOCK_FILE, LOG_FILE, ShimError, io_error, loadable};
 
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -28,7 +28,7 @@ impl Program {
         let copy = || -> io::Result<File> {
             let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
             let mut copy = File::from(memfd_create(c"weir-agent", flags)?);
-            io::copy(&mut &source, &mut copy)?;
+            loadable::copy(&source, &mut copy)?;
             copy.rewind()?;
             let seals = SealFlag::F_SEAL_SEAL
                 | SealFlag::F_SEAL_SHRINK
