@@ -13,6 +13,7 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod cluster;
+pub mod footprint;
 pub mod machine;
 pub mod netns;
 pub mod packet;
