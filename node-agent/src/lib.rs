@@ -10,6 +10,7 @@
 //! - [`dataplane`]: the thread that owns the eBPF dataplane, and the stream that feeds it.
 //! - [`server`]: logs, sessions, forwarded ports and live views, for the API server alone.
 //! - [`stats`]: what the node, its pods and their containers use.
+//! - [`heap`]: what the allocator keeps.
 //! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
 //!
 //! Left out: cluster DNS, eviction.
@@ -17,6 +18,7 @@
 pub mod agent;
 pub mod config;
 pub mod dataplane;
+pub mod heap;
 pub mod identity;
 mod metrics;
 pub mod node;

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use weir_agent::{agent, config::Config};
+use weir_agent::{agent, config::Config, heap};
 
 fn main() -> ExitCode {
     // Shims are this same program; they must never see a second thread.
     weir_runtime::shim::dispatch();
+    heap::limit();
     let config = Config::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

@@ -1,5 +1,5 @@
-//! What a node's disk needs now and then: images that nobody uses go, logs that have grown are rotated; and which images
-//! there are, for the Node's status and with it for the scheduler.
+//! What a node needs now and then: images that nobody uses go, logs that have grown are rotated, memory that is free is
+//! given back; and which images there are, for the Node's status and with it for the scheduler.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use weir_runtime::images::{Collected, CollectionPolicy};
 use weir_runtime::logs::RotationPolicy;
 use weir_runtime::{Image, Runtime};
 
+use crate::heap;
 use crate::metrics::{IMAGES_COLLECTED, LOG_ROTATIONS};
 
 /// How often the disk's usage is looked at, as the kubelet does.
@@ -22,6 +23,7 @@ const COLLECT: Duration = Duration::from_secs(300);
 const NAMED: usize = 50;
 /// The kubelet's `containerLogMonitorInterval`.
 const ROTATE: Duration = Duration::from_secs(10);
+const TRIM: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Upkeep {
@@ -37,6 +39,8 @@ impl Upkeep {
     /// Goes on until told to stop.
     pub async fn run(self, shutdown: CancellationToken) {
         let (mut collect, mut rotate) = (tokio::time::interval(COLLECT), tokio::time::interval(ROTATE));
+        let mut trim = tokio::time::interval(TRIM);
+        trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         rotate.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut collecting = tokio::task::JoinSet::new();
@@ -53,6 +57,11 @@ impl Upkeep {
                     Ok(Err(error)) => self.warn("ImageGCFailed", error.to_string()),
                     Err(error) => tracing::error!(%error, "the collection of images was cut off"),
                 },
+                _ = trim.tick() => {
+                    if let Err(error) = tokio::task::spawn_blocking(heap::trim).await {
+                        tracing::error!(%error, "the giving back of memory was cut off");
+                    }
+                }
                 _ = rotate.tick() => {
                     self.rotate().await;
                     self.list_images().await;
