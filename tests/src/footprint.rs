@@ -40,7 +40,10 @@ impl Footprint {
                 ("link", links(&ip(&["-o", "link"])?)),
                 ("route", lines(&ip(&["route", "show", "table", "all", "proto", "119"])?)),
                 ("neighbour", lines(&ip(&["neigh", "show", "nud", "permanent"])?)),
-                ("address", leases.lines().filter(|line| !line.starts_with("next ")).map(str::to_owned).collect()),
+                (
+                    "address",
+                    leases.lines().filter(|line| !line.starts_with("next ")).map(str::to_owned).collect(),
+                ),
                 ("file", below(&node)),
                 ("pin", below(&layout.pins())),
                 ("map", entries(&cluster.weir(&["net", "maps", "--node", NODE])?)?),
@@ -72,7 +75,8 @@ pub struct Costs {
 impl Costs {
     /// Of one of the cluster's programs, by machine and name.
     pub fn of(cluster: &Cluster, machine: &str, program: &str) -> Result<Self> {
-        let process = Path::new("/proc").join(cluster::process(&cluster.layout, machine, program)?.to_string());
+        let process =
+            Path::new("/proc").join(cluster::process(&cluster.layout, machine, program)?.to_string());
         let mut descriptors = BTreeMap::new();
         for entry in fs::read_dir(process.join("fd"))?.flatten() {
             let Ok(target) = fs::read_link(entry.path()) else { continue };
@@ -113,7 +117,8 @@ fn processes(name: &str) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
         let stat = read("stat");
         let mut fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-        let (state, parent) = (fields.next().unwrap_or(""), fields.next().and_then(|field| field.parse().ok()));
+        let (state, parent) =
+            (fields.next().unwrap_or(""), fields.next().and_then(|field| field.parse().ok()));
         if state == "Z" {
             all.push((pid, parent.unwrap_or(0)));
         } else if read("cgroup").lines().any(|line| line.contains(&format!(":/{name}/"))) {

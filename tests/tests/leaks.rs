@@ -37,10 +37,13 @@ fn a_thousand_pods_leave_nothing_behind() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::up("leaks", 1, Store::Embedded)?;
-    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { colour: blue }\n")?;
+    cluster
+        .apply("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { colour: blue }\n")?;
+    let bare = Footprint::take(&cluster)?;
     // With the image unpacked and the first connections made.
     cluster.apply(&pod("first", 0))?;
     cluster.weir(&["wait", "--for=condition=Ready", "pod/first", "--timeout=60s"])?;
+    all_kinds_show_it(&Footprint::take(&cluster)?.differences_from(&bare))?;
     cluster.weir(&["delete", "pod", "first"])?;
     let before = Footprint::take(&cluster)?;
     let mut costs = Vec::new();
@@ -59,7 +62,8 @@ fn a_thousand_pods_leave_nothing_behind() -> Result<()> {
     wait::until("a node as it was", PATIENCE, || {
         // The agent that took over is another process.
         let differences = Footprint::take(&cluster)?.differences_from(&before);
-        let differences: Vec<_> = differences.iter().filter(|line| !line.contains("weir-agent --node")).collect();
+        let differences: Vec<_> =
+            differences.iter().filter(|line| !line.contains("weir-agent --node")).collect();
         ensure!(differences.is_empty(), "{differences:#?}");
         Ok(())
     })?;
@@ -67,12 +71,27 @@ fn a_thousand_pods_leave_nothing_behind() -> Result<()> {
         for ((name, then), (_, now)) in costs.iter().zip(measure(&cluster)?) {
             let more = now.descriptors_beyond(then, SLACK);
             ensure!(more.is_empty(), "{name}: {more:?}");
-            ensure!(now.threads <= then.threads + 2, "{name}: {} threads became {}", then.threads, now.threads);
+            ensure!(
+                now.threads <= then.threads + 2,
+                "{name}: {} threads became {}",
+                then.threads,
+                now.threads
+            );
             let (then, now) = (then.private >> 10, now.private >> 10);
             ensure!(now <= then + (GROWTH >> 10), "{name}: {then} KiB became {now} KiB");
         }
         Ok(())
     })
+}
+
+/// What does not show a pod that is there would not show one that is left behind.
+fn all_kinds_show_it(differences: &[String]) -> Result<()> {
+    for kind in ["process", "mount", "cgroup", "link", "route", "neighbour", "address", "file", "pin", "map"]
+    {
+        let shown = differences.iter().any(|line| line.starts_with(&format!("new {kind}: ")));
+        ensure!(shown, "no {kind} of a running pod shows in {differences:#?}");
+    }
+    Ok(())
 }
 
 fn measure(cluster: &Cluster) -> Result<Vec<(&'static str, Costs)>> {
@@ -152,13 +171,17 @@ fn settled(cluster: &Cluster) -> Result<()> {
         let pods = cluster.get(&["pods", "-l", "app=leak"])?;
         for pod in items(&pods) {
             let (name, status) = (pod["metadata"]["name"].as_str().unwrap_or_default(), &pod["status"]);
-            let index: usize = name.rsplit('-').next().and_then(|index| index.parse().ok()).context("a name")?;
+            let index: usize =
+                name.rsplit('-').next().and_then(|index| index.parse().ok()).context("a name")?;
             let container = &status["containerStatuses"][0];
             let there = match index % 10 {
                 0..=5 => container["ready"] == true,
                 6 | 7 => container["restartCount"].as_u64() >= Some(1),
                 8 => status["phase"] == "Succeeded",
-                _ => matches!(container["state"]["waiting"]["reason"].as_str(), Some("RunContainerError" | "CrashLoopBackOff")),
+                _ => matches!(
+                    container["state"]["waiting"]["reason"].as_str(),
+                    Some("RunContainerError" | "CrashLoopBackOff")
+                ),
             };
             ensure!(there, "{name} is {status}");
         }

@@ -18,11 +18,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "weir-bench",
-    about = "Loads for a cluster, measured",
-    disable_help_subcommand = true
-)]
+#[command(name = "weir-bench", about = "Loads for a cluster, measured", disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     load: Load,

@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn private_memory_is_the_clean_and_the_written() {
-        let rollup = "0-f ---p 0 00:00 0 [rollup]\nRss: 90 kB\nPss: 50 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n";
+        let rollup =
+            "0-f ---p 0 00:00 0 [rollup]\nRss: 90 kB\nPss: 50 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n";
         let found = mapped(rollup).unwrap();
         assert_eq!((found.resident, found.private, found.private_dirty), (90 << 10, 7 << 10, 4 << 10));
         assert_eq!(mapped("Rss: 90 kB"), None);

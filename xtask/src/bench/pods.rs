@@ -131,7 +131,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let measured = measure_all(options)?;
     println!();
     print!("{}", table(options, &measured));
-    println!("resident: all of a process's pages, those shared with others included; private: those nobody else has");
+    println!(
+        "resident: all of a process's pages, those shared with others included; private: those nobody else has"
+    );
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&measured)?;
         fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;
@@ -290,7 +292,12 @@ fn table(options: &Options, measured: &Measured) -> Table {
     let what = format!("agent with {} pods, resident", options.resting);
     row(&what, megabytes(rest.agent.resident), "MB", Bar::AtMost(60.0));
     row("  private", megabytes(rest.agent.private), "MB", Bar::None);
-    row("  probed, after all the rest, resident", megabytes(rest_with_probes.agent.resident), "MB", Bar::None);
+    row(
+        "  probed, after all the rest, resident",
+        megabytes(rest_with_probes.agent.resident),
+        "MB",
+        Bar::None,
+    );
     let shims = |value: fn(&Mapped) -> u64| rest.shims.iter().map(move |shim| megabytes(value(shim)));
     row("each shim, private", median(shims(|shim| shim.private)), "MB", Bar::AtMost(1.0));
     row("  the largest of them", shims(|shim| shim.private).fold(0.0, f64::max), "MB", Bar::None);

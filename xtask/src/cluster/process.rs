@@ -31,7 +31,8 @@ pub fn command_in(layout: &Layout, machine: &str, program: &Path) -> Result<Comm
 
 /// The process of a machine that runs this program under its own name; shims, which are the agent's program too, do not.
 pub fn process(layout: &Layout, machine: &str, program: &str) -> Result<u32> {
-    let procs = cgroups::hierarchies()?.unified.join(layout.cgroup_of(machine)).join("processes/cgroup.procs");
+    let procs =
+        cgroups::hierarchies()?.unified.join(layout.cgroup_of(machine)).join("processes/cgroup.procs");
     let pids = fs::read_to_string(&procs).with_context(|| format!("read {}", procs.display()))?;
     for pid in pids.lines() {
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -96,7 +96,9 @@ fn shims(pods: &Path) -> Result<Vec<Process>> {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
         let is_shim = words.get(1) == Some(&b"shim".as_slice())
-            && words.get(2).is_some_and(|directory| directory.starts_with(pods.as_os_str().as_encoded_bytes()));
+            && words
+                .get(2)
+                .is_some_and(|directory| directory.starts_with(pods.as_os_str().as_encoded_bytes()));
         if is_shim {
             found.push(Process(pid));
         }

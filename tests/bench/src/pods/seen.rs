@@ -49,7 +49,9 @@ impl Watched {
         if !reached {
             let seen = self.seen.borrow();
             let (running, ready, gone) = (seen.running.len(), seen.ready.len(), seen.gone.len());
-            bail!("not all are {what} within {PATIENCE:?}: {running} were running, {ready} ready, {gone} gone");
+            bail!(
+                "not all are {what} within {PATIENCE:?}: {running} were running, {ready} ready, {gone} gone"
+            );
         }
         Ok(())
     }
