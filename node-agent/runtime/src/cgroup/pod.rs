@@ -58,7 +58,7 @@ impl PodCgroups {
         resources: &Resources,
     ) -> Result<String, CgroupError> {
         let path = self.path(uid, qos);
-        let _exclusive = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        let exclusive = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         let mut attempt = 1;
         let group = loop {
             match Cgroup::new(hierarchies::auto(), &path) {
@@ -70,17 +70,20 @@ impl PodCgroups {
         if let Some(dir) = self.hierarchies.unified_dir(&path) {
             fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
         }
+        // Parents with this group in them are not pruned.
+        drop(exclusive);
         limit(&group, &path, resources)?;
         Ok(path)
     }
 
     /// Kills what is left in the pod's group and removes it, and parents that are empty then.
     pub(crate) fn remove(&self, uid: &str) -> Result<(), CgroupError> {
-        let _exclusive = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         for qos in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
             let path = self.path(uid, qos);
             self.hierarchies.kill(&path)?;
             self.hierarchies.remove(&path)?;
+            // Not earlier: killing and removing take their time, and many pods end at once.
+            let _exclusive = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
             self.hierarchies.prune_parents(&path, &self.parent);
         }
         Ok(())
