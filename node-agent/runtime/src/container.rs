@@ -89,12 +89,27 @@ impl ContainerSpec {
 }
 
 /// A bind mount into the container. The source must exist; the destination is created.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mount {
     pub source: PathBuf,
     pub destination: PathBuf,
     pub read_only: bool,
     pub propagation: Propagation,
+    /// Only this part of the source.
+    #[serde(default)]
+    pub sub_path: Option<SubPath>,
+    /// Read-only with all that is mounted below the source.
+    #[serde(default)]
+    pub recursive_read_only: bool,
+}
+
+/// A path that containers of the pod may be changing: it never leads out of the mount's source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubPath {
+    /// Relative, without `..`.
+    pub path: PathBuf,
+    /// Make it, as directories, where it is missing.
+    pub create: bool,
 }
 
 /// Kubernetes' `mountPropagation`.

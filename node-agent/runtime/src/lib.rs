@@ -17,6 +17,7 @@
 pub mod bundle;
 pub mod cgroup;
 mod container;
+mod disk;
 mod error;
 pub mod images;
 mod json_file;
@@ -30,11 +31,12 @@ mod watch;
 
 pub use container::{
     ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit, ExitReason,
-    HugePages, Mount, Propagation, Resources, Seccomp, Security,
+    HugePages, Mount, Propagation, Resources, Seccomp, Security, SubPath,
 };
+pub use disk::disk_usage;
 pub use error::{Error, Result};
 pub use images::{Image, ImageStore, PullPolicy};
-pub use runtime::{Config, ContainerUsage, DiskUsage, PodUsage, Runtime};
+pub use runtime::{Config, ContainerUsage, DiskUsage, PodUsage, Runtime, image_volume};
 pub use sandbox::{Sandbox, SandboxSpec};
 /// Frames of a session that is attached to a container.
 pub mod attach {

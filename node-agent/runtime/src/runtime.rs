@@ -6,6 +6,7 @@
 //! lock                                 held by the runtime that has the directory open
 //! images/                              see [`crate::images`]
 //! pods/<uid>/.sandbox/                 see [`crate::sandbox`]
+//! pods/<uid>/.images/<volume>/         volumes that show an image
 //! pods/<uid>/<container>/<restart>.log
 //! pods/<uid>/<container>/<restart>/    one container: its record, bundle, root, shim; see [`crate::shim`]
 //! ```
@@ -14,6 +15,7 @@ mod collection;
 mod logs;
 mod sessions;
 mod usage;
+mod volumes;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -40,6 +42,7 @@ use crate::table::Table;
 use crate::watch::Watcher;
 
 pub use usage::{ContainerUsage, DiskUsage, PodUsage};
+pub use volumes::image_volume;
 
 /// The container's specification and what was decided when it was created.
 const RECORD_FILE: &str = "container.json";
@@ -197,7 +200,8 @@ impl Runtime {
         let _pin = self.images.pin_layers(&spec.image.reference, &spec.image.layers)?;
         save(&dir.join(RECORD_FILE), record)?;
         let rootfs = snapshot::mount(&self.images, &spec.image.layers, dir)?;
-        let bundle = bundle::compose(spec, sandbox, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
+        let bundle =
+            bundle::compose(spec, sandbox, dir, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
         save(&dir.join("config.json"), &bundle.config)?;
         let log = log_path(dir);
         let settings = Settings {
@@ -338,6 +342,7 @@ impl Runtime {
         self.cgroups.hierarchies().kill(cgroup)?;
         self.cgroups.hierarchies().remove(cgroup)?;
         snapshot::unmount(dir)?;
+        bundle::subpath::release(dir).map_err(Error::io("release the volumes of", dir))?;
         mounts::unmount_below(dir)?;
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir)(error)),
@@ -408,13 +413,17 @@ fn container_dirs(pods: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for pod in directories(pods)? {
         for container in directories(&pod)? {
-            let hidden = container.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            if !hidden {
+            if !is_hidden(&container) {
                 found.extend(directories(&container)?);
             }
         }
     }
     Ok(found)
+}
+
+/// Not a container's: the sandbox, volumes.
+fn is_hidden(dir: &Path) -> bool {
+    dir.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 fn directories(path: &Path) -> Result<Vec<PathBuf>> {

@@ -7,9 +7,9 @@ use std::path::Path;
 use nix::sys::stat::{major, minor};
 use serde_json::{Value, json};
 
-use super::{BundleError, seccomp};
+use super::{BundleError, mounts, seccomp};
 use crate::cgroup::{CPU_PERIOD, Hierarchies, cpu_quota, cpu_shares, page_size_name};
-use crate::container::{ContainerSpec, Propagation, Resources};
+use crate::container::{ContainerSpec, Resources};
 use crate::sandbox::Sandbox;
 
 const MASKED: [&str; 12] = [
@@ -39,13 +39,12 @@ pub(super) fn linux(
     let mut resources = resources(&spec.resources);
     // Denied first; libcontainer then allows what every container has (null, zero, random, tty, pts, …).
     resources["devices"] = json!([{ "allow": privileged, "access": "rwm" }]);
-    let shared = spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     let mut linux = json!({
         // Absolute and unique: an empty path would mean the shim's own group, and removing that kills the shim.
         "cgroupsPath": format!("/{cgroup}"),
         "namespaces": namespaces(sandbox),
         "resources": resources,
-        "rootfsPropagation": if shared { "shared" } else { "private" },
+        "rootfsPropagation": mounts::of_root(spec),
     });
     if privileged {
         linux["devices"] = devices(Path::new("/dev")).into();

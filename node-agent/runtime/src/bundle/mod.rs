@@ -13,6 +13,7 @@ mod node;
 mod process;
 mod rootfs;
 pub mod seccomp;
+pub(crate) mod subpath;
 mod user;
 
 use std::io;
@@ -43,6 +44,13 @@ pub enum BundleError {
     NoMountSource { destination: PathBuf, path: PathBuf },
     #[error("volume mount path {path:?} is not absolute or holds '..'")]
     BadMountPath { path: PathBuf },
+    #[error(
+        "volume mount at {destination}: mountPropagation {kind} needs a shared mount, and {path} is mounted on {point}, which is \
+         not; on the node: mount --make-rshared {point}"
+    )]
+    NotShared { destination: PathBuf, path: PathBuf, kind: &'static str, point: PathBuf },
+    #[error("failed to prepare subPath for the volume mount at {destination}: {path:?}: {problem}")]
+    SubPath { destination: PathBuf, path: PathBuf, problem: String },
     #[error("seccomp profile {path}: {problem}")]
     BadSeccomp { path: PathBuf, problem: String },
     #[error("{name:?} is not a signal")]
@@ -56,9 +64,10 @@ pub enum BundleError {
 impl BundleError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::RunsAsRoot { .. } | Self::BadSeccomp { .. } | Self::BadEnvironment { .. } => {
-                "CreateContainerConfigError"
-            }
+            Self::RunsAsRoot { .. }
+            | Self::BadSeccomp { .. }
+            | Self::BadEnvironment { .. }
+            | Self::SubPath { .. } => "CreateContainerConfigError",
             _ => "CreateContainerError",
         }
     }
@@ -72,10 +81,12 @@ pub(crate) struct Bundle {
     pub(crate) uid: u32,
 }
 
-/// Composes `config.json`. `rootfs` is mounted; missing working directory and volume directories are made in it.
+/// Composes `config.json`. `rootfs` is mounted; missing working directory and volume directories are made in it. Parts of
+/// volumes are mounted in `dir`, the container's directory.
 pub(crate) fn compose(
     spec: &ContainerSpec,
     sandbox: &Sandbox,
+    dir: &Path,
     rootfs: &Path,
     cgroup: &str,
     hierarchies: &Hierarchies,
@@ -86,7 +97,7 @@ pub(crate) fn compose(
     let config = json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": spec.security.read_only_root },
-        "mounts": mounts::mounts(spec, sandbox)?,
+        "mounts": mounts::mounts(spec, sandbox, dir)?,
         "process": process,
         "linux": linux::linux(spec, sandbox, cgroup, hierarchies)?,
     });

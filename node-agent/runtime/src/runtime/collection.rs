@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{RECORD_FILE, Record, Runtime, directories};
+use super::{RECORD_FILE, Record, Runtime, directories, is_hidden};
 use crate::error::{Error, Result};
 use crate::images::collect::InUse;
 use crate::images::{Collected, CollectionPolicy};
@@ -15,7 +15,7 @@ impl Runtime {
         Ok(self.images.collect(policy, &|| self.images_in_use())?)
     }
 
-    /// What the records of containers name. One that cannot be read might name anything; what vanishes meanwhile, nothing.
+    /// What the records of containers and of volumes name. One that cannot be read might name anything; what vanishes meanwhile, nothing.
     fn images_in_use(&self) -> io::Result<InUse> {
         let below = |dir: &Path| match directories(dir) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -23,7 +23,9 @@ impl Runtime {
         };
         let mut used = InUse::default();
         for pod in below(&self.pods)? {
-            for container in below(&pod)? {
+            Self::add_images_of_volumes(&pod, &mut used)?;
+            // Volumes lie in hidden directories: what containers write there is no record.
+            for container in below(&pod)?.into_iter().filter(|dir| !is_hidden(dir)) {
                 for run in below(&container)? {
                     match fs::read(run.join(RECORD_FILE)) {
                         Ok(record) => {

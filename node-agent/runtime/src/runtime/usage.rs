@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::{Runtime, log_path};
 use crate::cgroup::Usage;
 use crate::container::{ContainerKey, ContainerState};
+use crate::disk::disk_usage;
 use crate::error::Result;
 
 /// What `st_blocks` counts in.
 const BLOCK: u64 = 512;
-/// Files that are looked at to measure one container.
-const MOST_FILES: usize = 200_000;
 
 /// What a pod and its running containers use.
 #[derive(Debug, Clone)]
@@ -65,26 +63,6 @@ impl Runtime {
     pub fn disk_usage(&self, key: &ContainerKey) -> Result<DiskUsage> {
         let dir = self.container_dir(key)?;
         let log = fs::metadata(log_path(&dir)).map_or(0, |metadata| metadata.blocks() * BLOCK);
-        Ok(DiskUsage { rootfs: disk_blocks(&dir.join("upper")) * BLOCK, log })
+        Ok(DiskUsage { rootfs: disk_usage(&dir.join("upper")), log })
     }
-}
-
-/// Of the directory and all below it, up to a bound: a container with more files than that is large anyway.
-fn disk_blocks(root: &Path) -> u64 {
-    let (mut blocks, mut left) = (0, MOST_FILES);
-    let mut directories = vec![root.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            blocks += metadata.blocks();
-            if metadata.is_dir() {
-                directories.push(entry.path());
-            }
-            left -= 1;
-            if left == 0 {
-                return blocks;
-            }
-        }
-    }
-    blocks
 }

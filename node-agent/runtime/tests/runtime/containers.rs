@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use weir_runtime::logs::{Cancel, LogOptions};
-use weir_runtime::{Config, ContainerState, Error, ExitReason, Mount, Propagation, Runtime};
+use weir_runtime::{Config, ContainerState, Error, ExitReason, Mount, Runtime};
 use weir_tests::require;
 
 use crate::fixture::{Node, traces, wait_until};
@@ -93,7 +93,7 @@ fn the_process_gets_the_environment_directory_hostname_and_files_it_should() {
         source: volume.clone(),
         destination: destination.into(),
         read_only,
-        propagation: Propagation::None,
+        ..Mount::default()
     };
     spec.mounts = vec![mount("/data", false), mount("/fixed", true)];
     let (exit, log) = node.finish(&spec);
@@ -159,8 +159,7 @@ fn a_command_that_cannot_be_executed_is_named() {
     fs::write(&script, "#!/no/interpreter\n").expect("a file");
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
     let destination = "/script".into();
-    spec.mounts =
-        vec![Mount { source: script, destination, read_only: true, propagation: Propagation::None }];
+    spec.mounts = vec![Mount { source: script, destination, read_only: true, ..Mount::default() }];
     spec.command = vec!["/script".into()];
     node.runtime().create_container(&spec).expect("creating the container");
     let error = node.runtime().start_container(&spec.key).expect_err("starting must fail");

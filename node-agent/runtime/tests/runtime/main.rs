@@ -9,3 +9,4 @@ mod logs;
 mod registry;
 mod security;
 mod sessions;
+mod volumes;
