@@ -144,6 +144,7 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
             cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         },
         seccomp_dir: config.state_dir.join("seccomp"),
         recorder: Recorder::new(&client, "weir-agent", &config.node_name),
@@ -152,6 +153,8 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         network: Arc::new(network),
         dataplane,
         endings: pods::Endings::default(),
+        feeds: pods::Feeds::default(),
+        services: pods::Services::default(),
     })
 }
 

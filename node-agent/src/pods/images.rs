@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use weir_client::Client;
 use weir_proto::core::v1::{Container, Pod, Secret};
-use weir_runtime::Image;
 use weir_runtime::images::{Effort, Keyring, Progress, Pulled, Stage};
+use weir_runtime::{Image, PullPolicy};
 
 use super::container;
 use super::perform::{PerformError, Result};
@@ -22,7 +22,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Worker {
     pub(super) async fn image(&mut self, pod: &Arc<Pod>, container: &Container) -> Result<Image> {
-        let (name, policy) = (container.image.clone(), container::pull_policy(container));
+        let policy = container::pull_policy(&container.image, &container.image_pull_policy);
+        self.obtain(pod, container, container.image.clone(), policy).await
+    }
+
+    /// An image that the container runs, or has mounted.
+    pub(super) async fn obtain(
+        &mut self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        name: String,
+        policy: PullPolicy,
+    ) -> Result<Image> {
         let wanted = name.clone();
         let present = self.blocking(move |runtime| runtime.images().present(&wanted, policy)).await??;
         if let Some(image) = present {

@@ -9,9 +9,13 @@
 mod container;
 mod downward;
 mod env;
+mod env_files;
 mod eviction;
+mod feeds;
 mod hooks;
+mod image_volumes;
 mod images;
+mod local_storage;
 pub mod mirror;
 mod observed;
 mod perform;
@@ -21,6 +25,7 @@ mod probes;
 mod projection;
 mod resources;
 mod sandbox;
+mod services;
 mod sources;
 mod status;
 mod termination;
@@ -36,6 +41,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use weir_client::{Client, Informer, Notice, Recorder};
 use weir_network::Network;
 use weir_proto::Quantity;
@@ -43,7 +49,9 @@ use weir_proto::core::v1::Pod;
 use weir_runtime::{Runtime, Sandbox};
 
 pub use eviction::{Ending, Endings};
+pub use feeds::Feeds;
 pub use sandbox::Names;
+pub use services::Services;
 
 use crate::dataplane;
 use eviction::Wakes;
@@ -63,6 +71,8 @@ pub struct Context {
     pub network: Arc<Network>,
     pub dataplane: dataplane::Handle,
     pub endings: Endings,
+    pub feeds: Feeds,
+    pub services: Services,
 }
 
 /// A worker from outside.
@@ -91,6 +101,8 @@ pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: Cancellat
     };
     all.collect_leftovers(&pods).await;
     follow_exits(&all.context.runtime, all.wakes.clone());
+    let measuring = local_storage::watch(Arc::clone(&all.context), pods.clone());
+    let _measuring = AbortOnDropHandle::new(tokio::spawn(measuring));
     let mut changes = pods.subscribe();
     loop {
         tokio::select! {

@@ -20,6 +20,8 @@ pub(super) struct Failure {
     /// Kubernetes' word for it.
     pub reason: String,
     pub message: String,
+    /// The image that could not be had, where that is not the container's own.
+    pub image: Option<String>,
     /// How often in a row, from 1.
     pub attempts: u32,
     pub at: Timestamp,
@@ -29,7 +31,7 @@ impl Failure {
     /// The failure after `before`, which was of the same thing.
     pub(super) fn again(before: Option<&Self>, reason: &str, message: String, at: Timestamp) -> Self {
         let attempts = before.map_or(1, |before| before.attempts.saturating_add(1));
-        Self { reason: reason.to_owned(), message, attempts, at }
+        Self { reason: reason.to_owned(), message, image: None, attempts, at }
     }
 
     pub(super) fn retry_at(&self) -> Timestamp {

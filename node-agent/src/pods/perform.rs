@@ -14,7 +14,7 @@ use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
 use super::worker::{Worker, all_containers};
-use super::{container, env, sandbox, termination, volumes};
+use super::{container, env, sandbox, services, termination, volumes};
 use crate::dataplane::DataplaneError;
 
 /// Why a step failed.
@@ -36,6 +36,10 @@ pub(super) enum PerformError {
     Container(#[from] container::ContainerError),
     #[error(transparent)]
     Client(#[from] weir_client::Error),
+    #[error("volume {volume:?}: {source}")]
+    VolumeImage { volume: String, image: String, source: Box<weir_runtime::images::ImageError> },
+    #[error(transparent)]
+    Services(#[from] services::ServicesError),
     #[error("cannot make the container's termination message file: {0}")]
     Message(std::io::Error),
     #[error("the pod has no container {0:?}")]
@@ -55,9 +59,13 @@ impl PerformError {
         match self {
             Self::Runtime(error) => error.reason(),
             Self::Image(error) => error.reason(),
-            Self::Env(_) | Self::Container(_) | Self::Client(_) | Self::Volume(_) | Self::NoContainer(_) => {
-                "CreateContainerConfigError"
-            }
+            Self::VolumeImage { source, .. } => source.reason(),
+            Self::Env(_)
+            | Self::Container(_)
+            | Self::Client(_)
+            | Self::Services(_)
+            | Self::Volume(_)
+            | Self::NoContainer(_) => "CreateContainerConfigError",
             Self::Network(_)
             | Self::Dataplane(_)
             | Self::NoSandbox
@@ -120,10 +128,16 @@ impl Worker {
             Step::MountVolumes => ("", setup("FailedMount"), message),
             Step::Start { container, .. } => {
                 let before = self.memory.starts.get(container);
-                let image = pod.and_then(|pod| find_container(pod, container)).map(|found| &*found.image);
-                let told = image_trouble(error.reason(), image.unwrap_or_default(), &message);
+                let own = pod.and_then(|pod| find_container(pod, container)).map(|found| &*found.image);
+                let image = match error {
+                    PerformError::VolumeImage { image, .. } => Some(image),
+                    _ => None,
+                };
+                let named = image.map(String::as_str).or(own).unwrap_or_default();
+                let told = image_trouble(error.reason(), named, &message);
                 let said = told.as_ref().map_or_else(|| message.clone(), |(_, _, said)| said.clone());
-                let failure = Failure::again(before, error.reason(), said, now);
+                let image = image.cloned();
+                let failure = Failure { image, ..Failure::again(before, error.reason(), said, now) };
                 let text = match told {
                     Some((reason, text, _)) => {
                         if let Some(pod) = pod {
@@ -194,8 +208,10 @@ impl Worker {
         let dir = self.sandbox()?.dir.clone();
         let needed = Needed::by_volumes(&pod.spec().volumes);
         let sources = needed.fetch(&self.context.client, &pod.meta().namespace).await?;
+        let (versions, renew_at) = (sources.versions(), sources.renew_at);
         let (pod, around) = (Arc::clone(pod), self.surroundings(pod));
         self.blocking(move |_| volumes::make(&pod, &dir, &sources, &around)).await??;
+        (self.memory.shown, self.memory.renew_at) = (Some(versions), renew_at);
         self.memory.volumes = true;
         self.memory.setup = None;
         Ok(())
@@ -205,13 +221,12 @@ impl Worker {
         let container =
             find_container(pod, name).ok_or_else(|| PerformError::NoContainer(name.to_owned()))?.clone();
         let key = ContainerKey::new(&self.uid, name, restart);
-        container::check(&container)?;
+        container::check(pod, &container)?;
         self.remember_crash(&key);
-        let needed = Needed::by_container(&container);
-        let sources = needed.fetch(&self.context.client, &pod.meta().namespace).await?;
-        let variables = env::environment(pod, &container, &sources, &self.surroundings(pod))?;
-        let image = self.image(pod, &container).await?;
         let dir = self.sandbox()?.dir.clone();
+        let variables = self.environment(pod, &container, &dir).await?;
+        self.mount_images(pod, &container).await?;
+        let image = self.image(pod, &container).await?;
         let (pod_dir, run) = (dir.clone(), key.clone());
         self.blocking(move |_| termination::prepare(&pod_dir, &run)).await?.map_err(PerformError::Message)?;
         let spec =
@@ -279,6 +294,7 @@ impl Worker {
     }
 
     async fn tear_down(&mut self) -> Result {
+        self.end_refresher().await;
         self.detach().await?;
         let uid = self.uid.clone();
         self.blocking(move |runtime| runtime.remove_sandbox(&uid)).await??;
@@ -304,7 +320,7 @@ impl Worker {
         self.memory.sandbox.as_ref().ok_or(PerformError::NoSandbox)
     }
 
-    fn surroundings(&self, pod: &Pod) -> Surroundings {
+    pub(super) fn surroundings(&self, pod: &Pod) -> Surroundings {
         Surroundings {
             node_name: self.context.node_name.clone(),
             host_ip: self.context.node_ip,

@@ -1,9 +1,9 @@
 //! The files of a volume that shows objects: configMap, secret, downwardAPI, projected. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
-use weir_proto::core::v1::{DownwardApiVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
+use weir_proto::core::v1::{Container, DownwardApiVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 
 use super::downward::{self, FieldError, Surroundings};
 use super::sources::{Sources, config_map_data, secret_data};
@@ -13,11 +13,11 @@ const DEFAULT_MODE: i32 = 0o644;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum ProjectionError {
-    #[error("{kind} {name:?} not found")]
+    #[error("{kind} {name:?} not found; make it, or set optional: true")]
     NotFound { kind: &'static str, name: String },
-    #[error("{kind} {name:?} has no key {key:?}")]
-    NoKey { kind: &'static str, name: String, key: String },
-    #[error("path {0:?} would leave the volume")]
+    #[error("{kind} {name:?} references non-existent key: {key} (it has: {has})")]
+    NoKey { kind: &'static str, name: String, key: String, has: String },
+    #[error("path {0:?} must be relative, without \"..\" in it or before it: it would leave the volume")]
     Path(String),
     #[error("file {path:?}: {source}")]
     Field { path: String, source: FieldError },
@@ -31,6 +31,8 @@ pub(super) struct File {
     pub path: String,
     pub data: Vec<u8>,
     pub mode: u32,
+    /// Root where nobody is named.
+    pub user: Option<u32>,
 }
 
 /// An object whose keys become files.
@@ -55,7 +57,7 @@ pub(super) fn files(
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let optional = source.optional == Some(true);
         let object =
-            Object { kind: "ConfigMap", name: &source.name, items: &source.items, optional, data, mode };
+            Object { kind: "configmap", name: &source.name, items: &source.items, optional, data, mode };
         return of_object(object).map(Some);
     }
     if let Some(source) = &volume.secret {
@@ -63,7 +65,7 @@ pub(super) fn files(
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let optional = source.optional == Some(true);
         let object =
-            Object { kind: "Secret", name: &source.secret_name, items: &source.items, optional, data, mode };
+            Object { kind: "secret", name: &source.secret_name, items: &source.items, optional, data, mode };
         return of_object(object).map(Some);
     }
     if let Some(source) = &volume.downward_api {
@@ -90,7 +92,7 @@ fn of_part(
         let data = sources.config_maps.get(&source.name).map(config_map_data);
         let optional = source.optional == Some(true);
         return of_object(Object {
-            kind: "ConfigMap",
+            kind: "configmap",
             name: &source.name,
             items: &source.items,
             optional,
@@ -102,7 +104,7 @@ fn of_part(
         let data = sources.secrets.get(&source.name).map(secret_data);
         let optional = source.optional == Some(true);
         return of_object(Object {
-            kind: "Secret",
+            kind: "secret",
             name: &source.name,
             items: &source.items,
             optional,
@@ -113,9 +115,13 @@ fn of_part(
     if let Some(source) = &part.downward_api {
         return of_fields(pod, &source.items, mode, around);
     }
-    Err(ProjectionError::Unsupported(if part.service_account_token.is_some() {
-        "serviceAccountToken"
-    } else if part.cluster_trust_bundle.is_some() {
+    if let Some(source) = &part.service_account_token {
+        let asked = (source.audience.clone(), source.expiration_seconds);
+        let token = sources.tokens.get(&asked);
+        let token = token.ok_or(ProjectionError::Unsupported("serviceAccountToken"))?;
+        return of_token(pod, &source.path, token, mode).map(|file| vec![file]);
+    }
+    Err(ProjectionError::Unsupported(if part.cluster_trust_bundle.is_some() {
         "clusterTrustBundle"
     } else {
         "podCertificate"
@@ -139,7 +145,13 @@ fn of_object(object: Object<'_>) -> Result<Vec<File>, ProjectionError> {
             Some(data) => files.push(file(&item.path, data.clone(), item.mode.unwrap_or(mode))?),
             None if optional => {}
             None => {
-                return Err(ProjectionError::NoKey { kind, name: name.to_owned(), key: item.key.clone() });
+                let has = data.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(ProjectionError::NoKey {
+                    kind,
+                    name: name.to_owned(),
+                    key: item.key.clone(),
+                    has,
+                });
             }
         }
     }
@@ -165,17 +177,36 @@ fn of_fields(
     Ok(files)
 }
 
+/// For its reader alone where that is known, as Kubernetes does: the pod's group, or the user of all its containers.
+fn of_token(pod: &Pod, path: &str, token: &str, mode: i32) -> Result<File, ProjectionError> {
+    let context = pod.spec().security_context.as_ref();
+    let of_pod = context.and_then(|context| context.run_as_user);
+    let containers = pod.spec().containers.iter().chain(&pod.spec().init_containers);
+    let of_container = |container: &Container| {
+        container.security_context.as_ref().and_then(|own| own.run_as_user).or(of_pod)
+    };
+    let users: BTreeSet<Option<i64>> = containers.map(of_container).collect();
+    let user = match users.into_iter().collect::<Vec<_>>()[..] {
+        [Some(user)] => u32::try_from(user).ok(),
+        _ => None,
+    };
+    let grouped = context.is_some_and(|context| context.fs_group.is_some());
+    let mode = if user.is_some() || grouped { 0o600 } else { mode };
+    Ok(File { user, ..file(path, token.as_bytes().to_vec(), mode)? })
+}
+
 fn file(path: &str, data: Vec<u8>, mode: i32) -> Result<File, ProjectionError> {
     if !stays_below(path) {
         return Err(ProjectionError::Path(path.to_owned()));
     }
-    Ok(File { path: path.to_owned(), data, mode: u32::try_from(mode & 0o777).unwrap_or(0) })
+    Ok(File { path: path.to_owned(), data, mode: u32::try_from(mode & 0o777).unwrap_or(0), user: None })
 }
 
 #[cfg(test)]
 mod tests {
     use weir_proto::core::v1::{
-        ConfigMap, ConfigMapVolumeSource, ProjectedVolumeSource, ServiceAccountTokenProjection,
+        ConfigMap, ConfigMapVolumeSource, PodSecurityContext, ProjectedVolumeSource, SecurityContext,
+        ServiceAccountTokenProjection,
     };
 
     use super::*;
@@ -215,9 +246,18 @@ mod tests {
     #[test]
     fn what_is_missing_or_leads_out_is_refused_by_name() {
         let error = |source| of(source).expect_err("refused").to_string();
-        assert_eq!(error(source("none", &[])), "ConfigMap \"none\" not found");
-        assert_eq!(error(source("map", &[("x", "x")])), "ConfigMap \"map\" has no key \"x\"");
-        assert_eq!(error(source("map", &[("k", "../x")])), "path \"../x\" would leave the volume");
+        assert_eq!(
+            error(source("none", &[])),
+            "configmap \"none\" not found; make it, or set optional: true"
+        );
+        assert_eq!(
+            error(source("map", &[("x", "x")])),
+            "configmap \"map\" references non-existent key: x (it has: k)"
+        );
+        for path in ["../x", "..data"] {
+            let error = error(source("map", &[("k", path)]));
+            assert!(error.ends_with("it would leave the volume"), "{error}");
+        }
         let optional = ConfigMapVolumeSource { optional: Some(true), ..source("none", &[]) };
         assert_eq!(of(optional), Ok(Some(vec![])));
         let token = VolumeProjection {
@@ -231,5 +271,31 @@ mod tests {
         let error =
             files(&Pod::default(), &volume, &Sources::default(), &surroundings()).expect_err("refused");
         assert_eq!(error.to_string(), "projected serviceAccountToken is not supported yet");
+    }
+
+    #[test]
+    fn a_token_is_for_its_reader_alone_where_that_is_known() {
+        let token = ServiceAccountTokenProjection { path: "token".to_owned(), ..Default::default() };
+        let part = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+        let projected = ProjectedVolumeSource { sources: vec![part], default_mode: Some(0o644) };
+        let volume = Volume { projected: Some(projected), ..Volume::default() };
+        let tokens = BTreeMap::from([((String::new(), None), "t".to_owned())]);
+        let sources = Sources { tokens, ..Sources::default() };
+        let of = |users: &[Option<i64>], group: Option<i64>| {
+            let mut pod = Pod::default();
+            let container = |user: &Option<i64>| {
+                let own = SecurityContext { run_as_user: *user, ..SecurityContext::default() };
+                Container { security_context: Some(own.into()), ..Container::default() }
+            };
+            pod.spec_mut().containers = users.iter().map(container).collect();
+            pod.spec_mut().security_context =
+                Some(PodSecurityContext { fs_group: group, ..PodSecurityContext::default() });
+            let files = files(&pod, &volume, &sources, &surroundings()).expect("files").expect("of a kind");
+            (files[0].user, files[0].mode)
+        };
+        assert_eq!(of(&[None], None), (None, 0o644));
+        assert_eq!(of(&[Some(7), Some(7)], None), (Some(7), 0o600));
+        assert_eq!(of(&[Some(7), Some(8)], None), (None, 0o644));
+        assert_eq!(of(&[Some(7), None], Some(9)), (None, 0o600));
     }
 }

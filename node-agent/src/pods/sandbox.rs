@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weir_proto::core::v1::{Pod, PodDnsConfig};
+use weir_proto::core::v1::{HostAlias, Pod, PodDnsConfig};
 use weir_runtime::SandboxSpec;
 
 use super::resources;
@@ -15,6 +15,8 @@ pub struct Names {
     pub cluster_domain: String,
     /// The node's `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// The node's `/etc/hosts`, for pods in its network.
+    pub hosts: String,
 }
 
 /// `addresses` is empty for a pod in the node's network, whose files are the node's.
@@ -59,8 +61,16 @@ fn hostname(pod: &Pod) -> String {
 }
 
 fn hosts(pod: &Pod, addresses: &[IpAddr], names: &Names) -> String {
+    let spec = pod.spec();
+    if spec.host_network {
+        return format!(
+            "# Kubernetes-managed hosts file (host network).\n{}{}",
+            names.hosts,
+            of_aliases(&spec.host_aliases)
+        );
+    }
     let mut text = String::from(
-        "# Written by the node agent of Weir.\n\
+        "# Kubernetes-managed hosts file.\n\
          127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\n\
@@ -68,7 +78,6 @@ fn hosts(pod: &Pod, addresses: &[IpAddr], names: &Names) -> String {
          fe00::1\tip6-allnodes\n\
          fe00::2\tip6-allrouters\n",
     );
-    let spec = pod.spec();
     let host = hostname(pod);
     for address in addresses {
         let full = if spec.subdomain.is_empty() {
@@ -78,10 +87,13 @@ fn hosts(pod: &Pod, addresses: &[IpAddr], names: &Names) -> String {
         };
         text.push_str(&format!("{address}\t{full}{host}\n"));
     }
-    for alias in &spec.host_aliases {
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
-    }
-    text
+    text + &of_aliases(&spec.host_aliases)
+}
+
+fn of_aliases(aliases: &[HostAlias]) -> String {
+    let lines = aliases.iter().map(|alias| format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
+    let lines: String = lines.collect();
+    if lines.is_empty() { lines } else { format!("\n# Entries added by HostAliases.\n{lines}") }
 }
 
 fn resolv_conf(pod: &Pod, names: &Names) -> String {
@@ -167,7 +179,7 @@ fn written(
 
 #[cfg(test)]
 mod tests {
-    use weir_proto::core::v1::{HostAlias, PodDnsConfigOption};
+    use weir_proto::core::v1::PodDnsConfigOption;
 
     use super::*;
 
@@ -175,6 +187,7 @@ mod tests {
         Names {
             cluster_dns: dns.iter().map(|octets| (*octets).into()).collect(),
             cluster_domain: "cluster.local".to_owned(),
+            hosts: "192.0.2.7\tnode\n".to_owned(),
             resolv_conf: "# x\nnameserver 192.0.2.1\nsearch example.org\noptions rotate\n".to_owned(),
         }
     }
@@ -235,8 +248,19 @@ mod tests {
             "{}",
             spec.hosts
         );
-        assert!(spec.hosts.ends_with("192.0.2.5\ta\tb\n"));
+        assert!(spec.hosts.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
+        assert!(
+            spec.hosts.ends_with("\n\n# Entries added by HostAliases.\n192.0.2.5\ta\tb\n"),
+            "{}",
+            spec.hosts
+        );
         assert_eq!(spec.hostname, "web-0");
+        pod.spec_mut().host_network = true;
+        assert_eq!(
+            hosts(&pod, &[], &names(&[])),
+            "# Kubernetes-managed hosts file (host network).\n192.0.2.7\tnode\n\n# Entries added by HostAliases.\n\
+             192.0.2.5\ta\tb\n"
+        );
         pod.meta_mut().name = format!("{}-tail", "x".repeat(62));
         assert_eq!(hostname(&pod), "x".repeat(62), "cut before the dash");
     }

@@ -2,8 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
 use weir_client::Client;
 use weir_proto::core::v1::{ConfigMap, Container, Secret, Volume};
+use weir_proto::meta::v1::ObjectMeta;
+
+/// One object of the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Key {
+    ConfigMap(String),
+    Secret(String),
+}
+
+/// Resource versions of those that exist.
+pub(super) type Versions = BTreeMap<Key, String>;
 
 /// Names of what is needed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +29,10 @@ pub(super) struct Needed {
 pub(super) struct Sources {
     pub config_maps: BTreeMap<String, ConfigMap>,
     pub secrets: BTreeMap<String, Secret>,
+    /// Tokens of the pod's service account, by the audience and the seconds that are asked for.
+    pub tokens: BTreeMap<(String, Option<i64>), String>,
+    /// When to look again though nothing has changed: for the next token.
+    pub renew_at: Option<Instant>,
 }
 
 impl Needed {
@@ -46,6 +62,11 @@ impl Needed {
         needed
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        let maps = self.config_maps.iter().cloned().map(Key::ConfigMap);
+        maps.chain(self.secrets.iter().cloned().map(Key::Secret))
+    }
+
     pub(super) async fn fetch(self, client: &Client, namespace: &str) -> weir_client::Result<Sources> {
         let mut sources = Sources::default();
         for name in self.config_maps {
@@ -62,11 +83,27 @@ impl Needed {
     }
 }
 
+impl Sources {
+    pub(super) fn versions(&self) -> Versions {
+        let version = |meta: &ObjectMeta| meta.resource_version.clone();
+        let maps = self.config_maps.iter();
+        let maps = maps.map(|(name, map)| (Key::ConfigMap(name.clone()), version(map.meta())));
+        let secrets = self.secrets.iter();
+        maps.chain(secrets.map(|(name, secret)| (Key::Secret(name.clone()), version(secret.meta()))))
+            .collect()
+    }
+}
+
 /// All keys of a ConfigMap, text and binary.
 pub(super) fn config_map_data(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
     let text = map.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
     let binary = map.binary_data.iter().map(|(key, value)| (key.clone(), value.to_vec()));
     text.chain(binary).collect()
+}
+
+/// Those that can be variables.
+pub(super) fn config_map_text(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
+    map.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes())).collect()
 }
 
 pub(super) fn secret_data(secret: &Secret) -> BTreeMap<String, Vec<u8>> {

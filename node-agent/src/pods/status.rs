@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use weir_proto::core::v1::{
     self as core, Container, ContainerState as State, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, HostIp, Pod, PodCondition, PodIp, PodStatus,
-    VolumeMount, VolumeMountStatus,
+    ContainerStateWaiting, HostIp, Pod, PodCondition, PodIp, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use weir_proto::meta::v1::Time;
 use weir_runtime::{ContainerState, ContainerStatus, Exit};
@@ -110,8 +109,11 @@ fn volume_mount(mount: &VolumeMount) -> VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only,
-        // Mounts below one that is read-only stay as they are.
-        recursive_read_only: mount.read_only.then(|| "Disabled".to_owned()),
+        recursive_read_only: mount.read_only.then(|| {
+            let wanted = mount.recursive_read_only.as_deref();
+            let all = matches!(wanted, Some("Enabled" | "IfPossible"));
+            if all { "Enabled" } else { "Disabled" }.to_owned()
+        }),
     }
 }
 
@@ -137,7 +139,11 @@ fn waiting(
         return match failure.reason.as_str() {
             "ErrImagePull" if failure.attempts > 1 => say(
                 "ImagePullBackOff",
-                format!("Back-off pulling image \"{}\": ErrImagePull: {}", container.image, failure.message),
+                format!(
+                    "Back-off pulling image \"{}\": ErrImagePull: {}",
+                    failure.image.as_ref().unwrap_or(&container.image),
+                    failure.message
+                ),
             ),
             reason => say(reason, failure.message.clone()),
         };
@@ -228,16 +234,18 @@ fn conditions(pod: &Pod, seen: &Observed, verdict: &Verdict, before: &[PodCondit
         }
     };
     let message_init = format!("containers with incomplete status: {}", names(&incomplete));
-    let setup = seen.setup.as_ref().map_or_else(String::new, |failure| failure.message.clone());
+    let setup = seen.setup.as_ref();
+    // Kubernetes makes the volumes before the sandbox: without them a pod is not that far.
+    let mounts = setup.is_none_or(|failure| failure.reason != "FailedMount");
     let gates = if ready { closed_gates(pod, before) } else { Vec::new() };
     let mut conditions = vec![
         condition("PodScheduled", true, "", String::new()),
         // An agent that has just started has yet to look at the network of a pod with containers.
         condition(
             "PodReadyToStartContainers",
-            seen.sandbox && (seen.attached || !seen.runs.is_empty()),
-            "",
-            setup,
+            seen.sandbox && (seen.attached || !seen.runs.is_empty()) && mounts,
+            setup.map_or("", |failure| &failure.reason),
+            setup.map_or_else(String::new, |failure| failure.message.clone()),
         ),
         condition("Initialized", initialized, "ContainersNotInitialized", message_init),
         condition("ContainersReady", ready, why, message.clone()),

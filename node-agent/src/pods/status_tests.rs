@@ -188,7 +188,8 @@ fn a_pod_that_the_node_ends_says_why_once_its_last_container_has_ended() {
     let mut pod = pod("Always");
     pod.status_mut().phase = "Running".to_owned();
     let ending = Some(ending);
-    let under_way = of(&pod, &Observed { ending: ending.clone(), ..seen(&[("a", running()), ("b", ended(0))]) });
+    let under_way =
+        of(&pod, &Observed { ending: ending.clone(), ..seen(&[("a", running()), ("b", ended(0))]) });
     assert_eq!((under_way.phase.as_str(), under_way.reason.as_str()), ("Running", ""));
     assert_eq!(condition(&under_way, "Ready").1, "PodFailed");
     assert_eq!(condition(&under_way, "DisruptionTarget").1, "TerminationByKubelet");

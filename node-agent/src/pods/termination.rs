@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use weir_proto::core::v1::{Container, Pod};
 use weir_runtime::logs::{Cancel, LogOptions};
-use weir_runtime::{ContainerKey, Mount, Propagation, Runtime};
+use weir_runtime::{ContainerKey, Mount, Runtime};
 
 use super::observed::exit;
 use super::worker::{Worker, all_containers};
@@ -43,8 +43,7 @@ pub(super) fn mount(container: &Container, pod_dir: &Path, key: &ContainerKey) -
     (!path.is_empty() && !taken).then(|| Mount {
         source: file(pod_dir, key),
         destination: PathBuf::from(path),
-        read_only: false,
-        propagation: Propagation::None,
+        ..Mount::default()
     })
 }
 

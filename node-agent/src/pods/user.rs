@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn ids_are_read_from_the_kernels_file() {
-        let user = parse("Name:\tsh\nUid:\t1000\t1000\t1000\t1000\nGid:\t100\t0\t0\t0\nGroups:\t2000 3000 \n");
+        let user =
+            parse("Name:\tsh\nUid:\t1000\t1000\t1000\t1000\nGid:\t100\t0\t0\t0\nGroups:\t2000 3000 \n");
         let linux = user.and_then(|user| user.linux).expect("a user");
         assert_eq!((linux.uid, linux.gid), (1000, 100));
         assert_eq!(linux.supplemental_groups, [100, 2000, 3000]);

@@ -18,7 +18,9 @@ use super::mirror::is_static_uid;
 use super::observed::{Failure, Observed, Probed, exit, runs_again};
 use super::plan::plan;
 use super::probes::{Prober, Target};
+use super::sources::Versions;
 use super::status::status;
+use super::volumes::Refresher;
 
 /// How soon a status that could not be written is tried again.
 const REPORT_AGAIN: Duration = Duration::from_secs(2);
@@ -40,6 +42,10 @@ pub(super) struct Memory {
     pub(super) sandbox: Option<Sandbox>,
     pub(super) attachment: Option<PodAttachment>,
     pub(super) volumes: bool,
+    /// Versions of what the volumes show, until the refresher knows better.
+    pub(super) shown: Option<Versions>,
+    pub(super) renew_at: Option<tokio::time::Instant>,
+    pub(super) refresher: Option<Refresher>,
     pub(super) leftovers: bool,
     pub(super) confirmed: bool,
     /// The end that this node gave the pod.
@@ -103,6 +109,7 @@ impl Worker {
                 self.read_last_words(pod).await;
             }
             let seen = self.observe(pod.as_deref());
+            self.tend_refresher(pod.as_ref(), !seen.runs.is_empty()).await;
             let mut again = match &pod {
                 Some(pod) => self.report(pod, &seen).await,
                 None => None,
@@ -156,6 +163,10 @@ impl Worker {
 
     pub(super) fn commands(&self) -> Commands {
         Commands(self.pod.clone())
+    }
+
+    pub(super) fn follow_pod(&self) -> watch::Receiver<Option<Arc<Pod>>> {
+        self.pod.clone()
     }
 
     /// The newest state of the pod that is known.
@@ -317,7 +328,8 @@ impl Worker {
             };
             let told = self.memory.told_pulls.insert(container.name.clone(), failure.attempts);
             if told != Some(failure.attempts) {
-                let message = format!("Back-off pulling image \"{}\"", container.image);
+                let image = failure.image.as_ref().unwrap_or(&container.image);
+                let message = format!("Back-off pulling image \"{image}\"");
                 self.tell(pod, &container.name, "BackOff", message);
                 self.warn(pod, &container.name, "Failed", "Error: ImagePullBackOff".to_owned());
             }
