@@ -5,7 +5,6 @@
 
 use weir_proto::core::v1::{
     Container, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SecurityContext, ServiceSpec, Volume,
-    VolumeMount,
 };
 
 /// A field, what happens instead of what it says, and how to tell that it is set.
@@ -28,9 +27,6 @@ const POD: &[Row<PodSpec>] = &[
     ("automountServiceAccountToken", "no tokens are mounted", |spec| {
         spec.automount_service_account_token == Some(true)
     }),
-    ("enableServiceLinks", "services are not put into the environment", |spec| {
-        spec.enable_service_links == Some(true)
-    }),
     ("containers.ports.hostPort", "it is kept from other pods, but not opened on the node", |spec| {
         // In the node's own network the port is open anyway.
         !spec.host_network
@@ -43,9 +39,6 @@ const POD_SECURITY: &[Row<PodSecurityContext>] = &[
     ("appArmorProfile", "AppArmor is not set up", |context| context.app_armor_profile.is_some()),
     ("seLinuxOptions", "SELinux is not set up", |context| context.se_linux_options.is_some()),
     ("windowsOptions", "all nodes run Linux", |context| context.windows_options.is_some()),
-    ("fsGroupChangePolicy", "ownership is set when the volume is made", |context| {
-        context.fs_group_change_policy.is_some()
-    }),
     ("supplementalGroupsPolicy", "groups of the image are not merged", |context| {
         context.supplemental_groups_policy.is_some()
     }),
@@ -58,11 +51,7 @@ const CONTAINER: &[Row<Container>] = &[
     ("restartPolicyRules", "the pod's restart policy counts", |container| {
         !container.restart_policy_rules.is_empty()
     }),
-    ("volumeDevices", "there are no block volumes", |container| !container.volume_devices.is_empty()),
-    ("env.valueFrom.fileKeyRef", CANNOT_START, |container| {
-        let mut sources = container.env.iter().filter_map(|variable| variable.value_from.as_ref());
-        sources.any(|source| source.file_key_ref.is_some())
-    }),
+    ("volumeDevices", CANNOT_START, |container| !container.volume_devices.is_empty()),
 ];
 
 const SECURITY: &[Row<SecurityContext>] = &[
@@ -76,12 +65,6 @@ const PROBE: &[Row<Probe>] = &[("terminationGracePeriodSeconds", "the pod's coun
     probe.termination_grace_period_seconds.is_some()
 })];
 
-const MOUNT: &[Row<VolumeMount>] = &[
-    ("subPath", CANNOT_START, |mount| !mount.sub_path.is_empty()),
-    ("subPathExpr", CANNOT_START, |mount| !mount.sub_path_expr.is_empty()),
-    ("recursiveReadOnly", "mounts below it stay writable", |mount| mount.recursive_read_only.is_some()),
-];
-
 macro_rules! sources {
     ($($field:ident $name:literal),* $(,)?) => {
         [$(($name, CANNOT_START, |volume: &Volume| volume.$field.is_some())),*]
@@ -89,7 +72,6 @@ macro_rules! sources {
 }
 
 const VOLUME: &[Row<Volume>] = &sources![
-    image "image",
     persistent_volume_claim "persistentVolumeClaim",
     ephemeral "ephemeral",
     csi "csi",
@@ -115,22 +97,17 @@ const VOLUME: &[Row<Volume>] = &sources![
     vsphere_volume "vsphereVolume",
 ];
 
-const VOLUME_PARTS: &[Row<Volume>] = &[
-    ("emptyDir.sizeLimit", "only the medium Memory is limited", |volume| {
-        volume.empty_dir.as_ref().is_some_and(|empty| empty.medium != "Memory" && empty.size_limit.is_some())
-    }),
-    (
-        "projected",
-        "service account tokens, trust bundles and pod certificates: the pod cannot start with them",
-        |v| {
-            v.projected.iter().flat_map(|projected| &projected.sources).any(|source| {
-                source.service_account_token.is_some()
-                    || source.cluster_trust_bundle.is_some()
-                    || source.pod_certificate.is_some()
-            })
-        },
-    ),
-];
+const VOLUME_PARTS: &[Row<Volume>] = &[(
+    "projected",
+    "service account tokens, trust bundles and pod certificates: the pod cannot start with them",
+    |v| {
+        v.projected.iter().flat_map(|projected| &projected.sources).any(|source| {
+            source.service_account_token.is_some()
+                || source.cluster_trust_bundle.is_some()
+                || source.pod_certificate.is_some()
+        })
+    },
+)];
 
 const SERVICE: &[Row<ServiceSpec>] = &[
     ("type", "LoadBalancer is served as NodePort; no address is given out", |spec| {
@@ -192,9 +169,6 @@ fn in_container(container: &Container, path: &str, warnings: &mut Vec<String>) {
         if let Some(probe) = probe {
             found(PROBE, probe, &format!("{path}.{field}"), warnings);
         }
-    }
-    for (index, mount) in container.volume_mounts.iter().enumerate() {
-        found(MOUNT, mount, &format!("{path}.volumeMounts[{index}]"), warnings);
     }
 }
 

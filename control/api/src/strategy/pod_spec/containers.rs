@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_proto::core::v1::{Container, ContainerPort, PodSpec};
+use weir_proto::core::v1::{Container, ContainerPort, PodSpec, VolumeMount};
 
 use super::{environment, probes, resources, validate_id, validate_ip};
 use crate::validation::{Errors, Path, names};
@@ -177,6 +177,27 @@ fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>, path: &Path<
         if let Some(propagation) = &mount.mount_propagation {
             let known = ["None", "HostToContainer", "Bidirectional"];
             errors.one_of(&path.child("mountPropagation"), propagation, &known);
+            let privileged =
+                container.security_context.as_ref().is_some_and(|own| own.privileged == Some(true));
+            if propagation == "Bidirectional" && !privileged {
+                let detail = "Bidirectional mount propagation is available only to privileged containers";
+                errors.forbidden(&path.child("mountPropagation"), detail);
+            }
+        }
+        validate_recursive_read_only(mount, &path, errors);
+    }
+}
+
+fn validate_recursive_read_only(mount: &VolumeMount, path: &Path<'_>, errors: &mut Errors) {
+    let Some(value) = &mount.recursive_read_only else { return };
+    let path = path.child("recursiveReadOnly");
+    errors.one_of(&path, value, &["Disabled", "Enabled", "IfPossible"]);
+    if matches!(value.as_str(), "Enabled" | "IfPossible") {
+        if !mount.read_only {
+            errors.forbidden(&path, "may only be specified when readOnly is true");
+        }
+        if !matches!(mount.mount_propagation.as_deref(), None | Some("None")) {
+            errors.forbidden(&path, "may only be specified when mountPropagation is None or not specified");
         }
     }
 }

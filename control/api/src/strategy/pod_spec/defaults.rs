@@ -98,6 +98,9 @@ fn fill_volume(volume: &mut Volume) {
     if let Some(path) = &mut volume.host_path {
         path.r#type.get_or_insert_default();
     }
+    if let Some(image) = &mut volume.image {
+        fill(&mut image.pull_policy, if moves(&image.reference) { "Always" } else { "IfNotPresent" });
+    }
     let modes = [
         volume.config_map.as_mut().map(|source| &mut source.default_mode),
         volume.secret.as_mut().map(|source| &mut source.default_mode),

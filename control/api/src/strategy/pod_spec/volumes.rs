@@ -107,6 +107,16 @@ fn validate_source(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
     if let Some(projected) = &volume.projected {
         validate_projected(projected, &path.child("projected"), errors);
     }
+    if let Some(image) = &volume.image {
+        let path = path.child("image");
+        if image.reference.is_empty() {
+            errors.required(&path.child("reference"), "");
+        }
+        if !image.pull_policy.is_empty() {
+            let policies = ["Always", "IfNotPresent", "Never"];
+            errors.one_of(&path.child("pullPolicy"), &image.pull_policy, &policies);
+        }
+    }
     if let Some(claim) = &volume.persistent_volume_claim {
         required_name(&claim.claim_name, &path.child("persistentVolumeClaim.claimName"), errors);
     }
@@ -153,11 +163,15 @@ fn validate_items(items: &[KeyToPath], path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// The names beginning with dots are those that files are laid out with.
 fn validate_file_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
     if value.is_empty() {
         errors.required(path, "");
-    } else {
-        validate_inner_path(value, path, errors);
+        return;
+    }
+    validate_inner_path(value, path, errors);
+    if value.starts_with("..") && !value.starts_with("../") && value != ".." {
+        errors.invalid(path, value, "must not start with '..'");
     }
 }
 
