@@ -95,9 +95,32 @@ fn subscript<'a>(path: &'a str, field: &str) -> Option<&'a str> {
     path.strip_prefix(field)?.strip_prefix("['")?.strip_suffix("']")
 }
 
-/// One `key="value"` a line, values escaped as Go does.
+/// One `key="value"` a line, none after the last.
 fn lines(map: &BTreeMap<String, String>) -> String {
-    map.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect()
+    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+    lines.join("\n")
+}
+
+/// As Go's `%q`, which is what programs expect that read these files.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\0'..='\u{1f}' | '\u{7f}' => quoted.push_str(&format!("\\x{:02x}", u32::from(character))),
+            '\u{80}'..='\u{a0}' | '\u{ad}' => quoted.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
@@ -120,12 +143,24 @@ mod tests {
     fn fields_are_those_kubernetes_allows() {
         let mut pod = Pod::default();
         pod.meta_mut().name = "web".to_owned();
+        pod.meta_mut().namespace = "shop".to_owned();
+        pod.meta_mut().uid = "u".to_owned();
+        pod.spec_mut().service_account_name = "robot".to_owned();
         pod.meta_mut().labels.insert("app".to_owned(), "a\"b".to_owned());
+        pod.meta_mut().annotations.insert("a/b".to_owned(), "one\ntwo".to_owned());
+        pod.meta_mut().annotations.insert("c".to_owned(), "\u{1}é".to_owned());
         let cases = [
             ("metadata.name", "web"),
             ("metadata.labels['app']", "a\"b"),
             ("metadata.labels['none']", ""),
-            ("metadata.labels", "app=\"a\\\"b\"\n"),
+            ("metadata.namespace", "shop"),
+            ("metadata.uid", "u"),
+            ("metadata.annotations['a/b']", "one\ntwo"),
+            ("metadata.annotations", "a/b=\"one\\ntwo\"\nc=\"\\x01é\""),
+            ("metadata.labels", "app=\"a\\\"b\""),
+            ("spec.serviceAccountName", "robot"),
+            ("status.podIPs", "10.32.1.2"),
+            ("status.hostIPs", "10.31.0.11"),
             ("spec.nodeName", "n1"),
             ("status.podIP", "10.32.1.2"),
             ("status.hostIP", "10.31.0.11"),
@@ -163,6 +198,12 @@ mod tests {
             Ok("4000"),
             "the node's, where there is no limit"
         );
-        assert!(ask("limits.gpu", None).is_err());
+        assert_eq!(ask("requests.cpu", Some("1m")).as_deref(), Ok("0"), "neither request nor limit");
+        assert_eq!(ask("limits.hugepages-2Mi", None).as_deref(), Ok("0"));
+        assert_eq!(ask("limits.cpu", Some("3")).as_deref(), Ok("2"), "rounded up");
+        for wrong in ["limits.gpu", "limits", "usage.memory", ""] {
+            assert!(ask(wrong, None).is_err(), "{wrong}");
+        }
+        assert!(ask("limits.cpu", Some("-1")).is_err());
     }
 }

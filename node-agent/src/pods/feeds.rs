@@ -121,7 +121,7 @@ async fn follow<R: Resource>(
     is_immutable: fn(&R) -> bool,
     seen: watch::Sender<Seen>,
 ) {
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
     loop {
         match watch_once(&api, &name, is_immutable, &seen).await {
             Ok(true) => {

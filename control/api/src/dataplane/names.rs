@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn an_external_name_stands_for_itself() {
-        let spec = json!({"type": "ExternalName", "externalName": "Db.Example.COM.", "ports": [{"port": 5432}]});
+        let spec =
+            json!({"type": "ExternalName", "externalName": "Db.Example.COM.", "ports": [{"port": 5432}]});
         let names = join(&naming(spec).unwrap(), [].iter());
         assert_eq!((&*names.external_name, names.ports.len()), ("db.example.com", 0));
     }

@@ -33,8 +33,9 @@ async fn no_other_service_gets_the_address_of_cluster_dns() {
     let cluster = Cluster::start().await;
     let api = cluster.admin();
     service(&api).await;
-    let thief: Service =
-        yaml("{metadata: {name: thief, namespace: default}, spec: {clusterIP: 10.96.0.10, ports: [{port: 53}]}}");
+    let thief: Service = yaml(
+        "{metadata: {name: thief, namespace: default}, spec: {clusterIP: 10.96.0.10, ports: [{port: 53}]}}",
+    );
     let error = api.create(&thief).await.unwrap_err();
     assert!(error.to_string().contains("provided IP is already allocated"), "{error}");
 }

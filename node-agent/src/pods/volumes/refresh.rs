@@ -52,7 +52,8 @@ impl Worker {
         if matches!(pod.status().phase.as_str(), "Succeeded" | "Failed") {
             return self.end_refresher().await;
         }
-        let made = self.memory.volumes || (runs && self.memory.attachment.is_some());
+        let attached = pod.spec().host_network || self.memory.attachment.is_some();
+        let made = self.memory.volumes || (runs && attached);
         let Some(sandbox) = self.memory.sandbox.as_ref().filter(|_| made && self.memory.refresher.is_none())
         else {
             return;
