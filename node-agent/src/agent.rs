@@ -22,7 +22,7 @@ use crate::identity::Identity;
 use crate::node::{Machine, Readiness, Reporter};
 use crate::stats::Stats;
 use crate::upkeep::Upkeep;
-use crate::{dataplane, node, pods, server};
+use crate::{dataplane, dns, node, pods, server};
 
 /// How often it is looked whether the certificate is to be renewed.
 const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
@@ -49,6 +49,8 @@ async fn live(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    // Before anything that needs the control plane.
+    let dns = dns::start(config, tasks, shutdown)?;
     let identity = Identity::obtain(config).await?;
     let client = Client::new(&identity.client_config(config))?.with_field_manager("weir-agent");
     let (ready, readiness) = watch::channel(Readiness::NotReady("the agent is starting".to_owned()));
@@ -81,8 +83,18 @@ async fn live(
     };
     let serving = server::serve(config.listen, present, sources, shutdown.clone());
     tasks.spawn(async move { Ok(serving.await?) });
-    let (handle, network) = (context.dataplane.clone(), Arc::clone(&context.network));
-    tasks.spawn(done(dataplane::run(client, config.node_name.clone(), handle, network, shutdown.clone())));
+    if let Some(dns) = &dns {
+        let report = dns.clone().report(context.recorder.clone(), config.node_name.clone());
+        tasks.spawn(done(report));
+    }
+    let sync = dataplane::Sync {
+        client,
+        node: config.node_name.clone(),
+        dataplane: context.dataplane.clone(),
+        network: Arc::clone(&context.network),
+        dns,
+    };
+    tasks.spawn(done(sync.run(shutdown.clone())));
     tasks.spawn(done(upkeep(config, &context, present_images).run(shutdown.clone())));
     tasks.spawn(done(pods::run(context, bound, shutdown.clone())));
     ready.send_replace(Readiness::Ready);
@@ -143,7 +155,7 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         names: pods::Names {
             cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
-            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         },
         seccomp_dir: config.state_dir.join("seccomp"),

@@ -80,9 +80,18 @@ pub struct Config {
     /// MTU of pod links; the uplink's by default
     #[arg(long)]
     pub mtu: Option<u32>,
-    /// Nameservers of pods with dnsPolicy ClusterFirst
+    /// Addresses of cluster DNS, which this node serves by itself: nameservers of pods with dnsPolicy ClusterFirst
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
+    /// Cluster DNS is served by somebody else: only tell pods of it
+    #[arg(long)]
+    pub external_cluster_dns: bool,
+    /// Whom cluster DNS asks for other names; by default the nameservers of the resolv.conf
+    #[arg(long, value_name = "IP[:PORT]", value_delimiter = ',', value_parser = name_server)]
+    pub dns_upstream: Vec<SocketAddr>,
+    /// The node's own resolver: what pods with dnsPolicy Default get
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Domain of the cluster's services
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -98,6 +107,14 @@ fn label(text: &str) -> Result<(String, String), String> {
         return Err(format!("{text:?} has no key"));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// An address, with DNS' port unless another is given.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, 53));
+    }
+    text.parse().map_err(|_| format!("{text:?} is neither an address nor of the form address:port"))
 }
 
 /// `90s`, `2m`, `1h30m`.
@@ -152,6 +169,17 @@ mod tests {
         {
             assert!(with(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn name_servers_may_have_a_port() {
+        let with = |flag: &str| Config::try_parse_from(REQUIRED.iter().chain(&[flag]));
+        let config =
+            with("--dns-upstream=192.0.2.1,192.0.2.2:5353,fd00::1,[fd00::2]:53").expect("valid flags");
+        let servers: Vec<_> = config.dns_upstream.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["192.0.2.1:53", "192.0.2.2:5353", "[fd00::1]:53", "[fd00::2]:53"]);
+        let error = with("--dns-upstream=dns.example.com").expect_err("refused").to_string();
+        assert!(error.contains("neither an address nor of the form address:port"), "{error}");
     }
 
     #[test]

@@ -8,16 +8,18 @@
 //! - [`node`]: the Node object and its heartbeat.
 //! - [`pods`]: one worker per pod; observe, plan, perform, report.
 //! - [`dataplane`]: the thread that owns the eBPF dataplane, and the stream that feeds it.
+//! - [`dns`]: the names of services and pods, answered on this node.
 //! - [`server`]: logs, sessions, forwarded ports and live views, for the API server alone.
 //! - [`stats`]: what the node, its pods and their containers use.
 //! - [`heap`]: what the allocator keeps.
 //! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
 //!
-//! Left out: cluster DNS, eviction.
+//! Left out: eviction.
 
 pub mod agent;
 pub mod config;
 pub mod dataplane;
+pub mod dns;
 pub mod heap;
 pub mod identity;
 mod metrics;

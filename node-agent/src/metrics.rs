@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 use weir_client::metrics::registered;
 
 static IMAGE_PULLS: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -31,6 +31,12 @@ pub(crate) static LOG_ROTATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(Opts::new("weir_container_log_rotations_total", help), &["outcome"]))
 });
 
+/// By address: 1 while its sockets are open.
+pub(crate) static DNS_LISTENING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Whether cluster DNS is served at the address.";
+    registered(IntGaugeVec::new(Opts::new("weir_dns_listening", help), &["server"]))
+});
+
 pub(crate) fn pulled(size: u64, took: Duration) {
     const MB: u64 = 1 << 20;
     let range = match size / MB {
@@ -55,6 +61,7 @@ mod tests {
         IMAGE_PULL_FAILURES.inc();
         IMAGES_COLLECTED.with_label_values(&["space"]).inc();
         LOG_ROTATIONS.with_label_values(&["rotated"]).inc();
+        DNS_LISTENING.with_label_values(&["10.96.0.10:53"]).set(1);
         let names: Vec<_> = prometheus::gather().iter().map(|family| family.name().to_owned()).collect();
         for name in ["kubelet_image_pull_duration_seconds", "kubelet_image_garbage_collected_total"] {
             assert!(names.iter().any(|found| found == name), "{names:?}");

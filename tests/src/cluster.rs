@@ -1,5 +1,6 @@
 //! A cluster for one test, made exactly as `cargo xtask up` makes one, and removed when the test ends, however.
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -107,8 +108,20 @@ impl Cluster {
     }
 
     /// A command inside a node ("node-1"), the hub or the client, in its namespace and cgroup.
-    pub fn command_in(&self, machine: &str, program: &std::path::Path) -> Result<Command> {
+    pub fn command_in(&self, machine: &str, program: &Path) -> Result<Command> {
         cluster::command_in(&self.layout, machine, program)
+    }
+
+    /// Kills all of the cluster's processes of a program, and waits until they have gone.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let running = || processes_of(&self.layout, &[program]);
+        for pid in running()? {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        }
+        until(&format!("the end of {program}"), PATIENCE, || {
+            let left = running()?;
+            if left.is_empty() { Ok(()) } else { bail!("{left:?}") }
+        })
     }
 
     /// Sends requests from a machine of the cluster and counts the answers.
@@ -164,6 +177,24 @@ impl Tally {
     pub fn nodes(&self) -> usize {
         self.answers.iter().map(|(_, node, _)| node).collect::<std::collections::BTreeSet<_>>().len()
     }
+}
+
+/// Processes in the cluster's cgroups that run one of these programs under their own name; shims are not agents.
+pub fn processes_of(layout: &Layout, programs: &[&str]) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let ours = read("cgroup").lines().any(|line| line.starts_with(&format!("0::/{}/", layout.name)));
+        let command = read("cmdline");
+        let mut words = command.split('\0');
+        let program = words.next().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
+        let is_shim = words.next() == Some("shim");
+        if ours && !is_shim && programs.contains(&program) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 /// The objects of a list.

@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weir_tests::cluster::{Cluster, PATIENCE, items};
+use weir_tests::cluster::{Cluster, PATIENCE, items, processes_of};
 use weir_tests::machine::Picture;
 use weir_tests::{require, wait};
 use xtask::cluster::{self, Layout, Namespace, Store};
@@ -60,13 +59,7 @@ fn killing_an_agent_touches_no_container_and_no_connection() -> Result<()> {
     let target = format!("{}:30080", cluster.layout.address_of("node-1"));
     let mut connection = connect_from_client(&cluster, &target)?;
     let first = ask(&mut connection)?;
-    for pid in processes_of(&cluster.layout, &["weir-agent"])? {
-        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    }
-    wait::until("the agents' end", PATIENCE, || {
-        let left = processes_of(&cluster.layout, &["weir-agent"])?;
-        if left.is_empty() { Ok(()) } else { bail!("{left:?}") }
-    })?;
+    cluster.kill("weir-agent")?;
     // No agent is left; the kernel still serves old connections and new ones.
     ensure!(ask(&mut connection)? == first, "another pod answered on the same connection");
     let service = cluster.get(&["service", "echo"])?;
@@ -130,24 +123,6 @@ fn ask(stream: &mut TcpStream) -> Result<String> {
             return Ok(body.to_owned());
         }
     }
-}
-
-/// Processes in the cluster's cgroups that run one of these programs under their own name; shims are not agents.
-fn processes_of(layout: &Layout, programs: &[&str]) -> Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let ours = read("cgroup").lines().any(|line| line.starts_with(&format!("0::/{}/", layout.name)));
-        let command = read("cmdline");
-        let mut words = command.split('\0');
-        let program = words.next().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
-        let is_shim = words.next() == Some("shim");
-        if ours && !is_shim && programs.contains(&program) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }
 
 fn example() -> Result<String> {

@@ -16,6 +16,7 @@
 mod cidr;
 mod error;
 mod link;
+mod loopback;
 mod netns;
 mod node;
 mod offload;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use cidr::{Cidr, CidrError};
 pub use error::Error;
 pub use link::{Interface, host_name, interface};
+pub use loopback::hold_address;
 pub use netns::run_in;
 pub use node::prepare_node;
 pub use pod::PodAttachment;

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use weir_dataplane::{Config, Dataplane};
 
-pub use sync::run;
+pub use sync::Sync;
 
 /// How often flows whose time is over are forgotten.
 const COLLECT: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! The stream that feeds the dataplane: batches from the control plane, acknowledged once the kernel holds them.
+//! The stream that feeds the dataplane and cluster DNS: batches from the control plane, acknowledged once the kernel holds
+//! them and names are answered by them.
 //!
 //! While the control plane is away, everything stays as it is. A stream that breaks, or a batch that cannot be
 //! applied, leads to a new stream, whose first batch names everything.
@@ -20,6 +21,7 @@ use weir_proto::weir::v1::{
 };
 
 use super::{DataplaneError, Handle};
+use crate::dns::{self, ClusterDns};
 
 /// Acknowledgements that wait to be sent.
 const QUEUE: usize = 16;
@@ -47,40 +49,36 @@ enum BatchError {
     Route { node: String, reason: String },
 }
 
-/// Follows the control plane until told to stop.
-pub async fn run(
-    client: Client,
-    node: String,
-    dataplane: Handle,
-    network: Arc<Network>,
-    shutdown: CancellationToken,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let sync = Sync { client, node, dataplane, network };
-    loop {
-        let mut progressed = false;
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            error = sync.follow(&mut progressed) => tracing::warn!(%error, "dataplane stream"),
-        }
-        if progressed {
-            backoff.reset();
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(backoff.delay()) => {}
-        }
-    }
-}
-
-struct Sync {
-    client: Client,
-    node: String,
-    dataplane: Handle,
-    network: Arc<Network>,
+/// Who follows the control plane, and what it is for.
+#[derive(Debug)]
+pub struct Sync {
+    pub client: Client,
+    pub node: String,
+    pub dataplane: Handle,
+    pub network: Arc<Network>,
+    pub dns: Option<ClusterDns>,
 }
 
 impl Sync {
+    /// Follows the control plane until told to stop.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            let mut progressed = false;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                error = self.follow(&mut progressed) => tracing::warn!(%error, "dataplane stream"),
+            }
+            if progressed {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.delay()) => {}
+            }
+        }
+    }
+
     async fn follow(&self, progressed: &mut bool) -> SyncError {
         match self.try_follow(progressed).await {
             Ok(()) => SyncError::Ended,
@@ -98,9 +96,15 @@ impl Sync {
         let mut batches =
             self.client.dataplane().sync(ReceiverStream::new(queue)).await.map_err(status)?.into_inner();
         let mut holds = 0;
-        while let Some(batch) = batches.message().await.map_err(status)? {
+        while let Some(mut batch) = batches.message().await.map_err(status)? {
             let revision = batch.revision;
+            let names = dns::Change::of(&mut batch);
             let outcome = self.apply(batch).await;
+            // A name leads to an address only once the kernel knows what to do with that. But a batch that the kernel cannot
+            // hold is no reason to answer with old addresses.
+            if let Some(dns) = &self.dns {
+                dns.apply(names);
+            }
             let ack = match &outcome {
                 Ok(applied) => {
                     holds = revision;

@@ -23,6 +23,7 @@ mod phase;
 mod plan;
 mod probes;
 mod projection;
+mod resolv_conf;
 mod resources;
 mod sandbox;
 mod services;

@@ -14,7 +14,7 @@ use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
 use super::worker::{Worker, all_containers};
-use super::{container, env, sandbox, services, termination, volumes};
+use super::{container, env, resolv_conf, sandbox, services, termination, volumes};
 use crate::dataplane::DataplaneError;
 
 /// Why a step failed.
@@ -167,10 +167,13 @@ impl Worker {
         } else {
             vec![self.context.network.reserve(&self.uid).await?]
         };
-        if sandbox::misses_cluster_dns(pod, &self.context.names) {
+        if resolv_conf::misses_cluster_dns(pod, &self.context.names) {
             let message =
                 "this node has no cluster DNS; the pod gets the node's resolv.conf (dnsPolicy Default)";
             self.warn(pod, "", "MissingClusterDNS", message.to_owned());
+        }
+        for omission in resolv_conf::form(pod, &self.context.names).omissions {
+            self.warn(pod, "", "DNSConfigForming", omission);
         }
         let spec = sandbox::spec(pod, &addresses, &self.context.names);
         let made = self.blocking(move |runtime| runtime.create_sandbox(&spec)).await??;

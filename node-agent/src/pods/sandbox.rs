@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use weir_proto::core::v1::{HostAlias, Pod, PodDnsConfig};
+use weir_proto::core::v1::{HostAlias, Pod};
 use weir_runtime::SandboxSpec;
 
-use super::resources;
+use super::{resolv_conf, resources};
 
 /// What the pod's files say beyond the pod itself.
 #[derive(Clone, Debug)]
@@ -36,20 +36,7 @@ pub(super) fn spec(pod: &Pod, addresses: &[IpAddr], names: &Names) -> SandboxSpe
         qos: resources::qos(spec),
         resources: resources::of_pod(spec),
         hosts: hosts(pod, addresses, names),
-        resolv_conf: resolv_conf(pod, names),
-    }
-}
-
-/// Whether the pod asks for cluster DNS that this node cannot give.
-pub(super) fn misses_cluster_dns(pod: &Pod, names: &Names) -> bool {
-    names.cluster_dns.is_empty() && wants_cluster_dns(pod)
-}
-
-fn wants_cluster_dns(pod: &Pod) -> bool {
-    match pod.spec().dns_policy.as_str() {
-        "ClusterFirstWithHostNet" => true,
-        "" | "ClusterFirst" => !pod.spec().host_network,
-        _ => false,
+        resolv_conf: resolv_conf::form(pod, names).text,
     }
 }
 
@@ -96,91 +83,8 @@ fn of_aliases(aliases: &[HostAlias]) -> String {
     if lines.is_empty() { lines } else { format!("\n# Entries added by HostAliases.\n{lines}") }
 }
 
-fn resolv_conf(pod: &Pod, names: &Names) -> String {
-    let empty = PodDnsConfig::default();
-    let own = pod.spec().dns_config.as_ref().unwrap_or(&empty);
-    let mut lines = Vec::new();
-    if pod.spec().dns_policy == "None" {
-        return written(own, &mut lines, &[], &[], &[]);
-    }
-    if !wants_cluster_dns(pod) || names.cluster_dns.is_empty() {
-        let inherited = Inherited::read(&names.resolv_conf);
-        return written(own, &mut lines, &inherited.nameservers, &inherited.searches, &inherited.options);
-    }
-    let nameservers: Vec<String> = names.cluster_dns.iter().map(IpAddr::to_string).collect();
-    let domain = &names.cluster_domain;
-    let mut searches =
-        vec![format!("{}.svc.{domain}", pod.meta().namespace), format!("svc.{domain}"), domain.clone()];
-    searches.extend(Inherited::read(&names.resolv_conf).searches);
-    written(own, &mut lines, &nameservers, &searches, &["ndots:5".to_owned()])
-}
-
-#[derive(Default)]
-struct Inherited {
-    nameservers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
-}
-
-impl Inherited {
-    fn read(text: &str) -> Self {
-        let mut found = Self::default();
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            let keyword = words.next();
-            let words = words.map(str::to_owned);
-            match keyword {
-                Some("nameserver") => found.nameservers.extend(words.take(1)),
-                // The last one counts.
-                Some("search" | "domain") => found.searches = words.collect(),
-                Some("options") => found.options.extend(words),
-                _ => {}
-            }
-        }
-        found
-    }
-}
-
-/// What the policy gives, then what the pod adds; an option of the pod replaces one of the same name.
-fn written(
-    own: &PodDnsConfig,
-    lines: &mut Vec<String>,
-    nameservers: &[String],
-    searches: &[String],
-    options: &[String],
-) -> String {
-    for nameserver in nameservers.iter().chain(&own.nameservers) {
-        lines.push(format!("nameserver {nameserver}"));
-    }
-    let mut all = Vec::<&str>::new();
-    for search in searches.iter().chain(&own.searches) {
-        if !all.contains(&search.as_str()) {
-            all.push(search);
-        }
-    }
-    if !all.is_empty() {
-        lines.push(format!("search {}", all.join(" ")));
-    }
-    let replaced = |option: &&String| {
-        let name = option.split(':').next();
-        !own.options.iter().any(|own| Some(own.name.as_str()) == name)
-    };
-    let kept = options.iter().filter(replaced).cloned();
-    let added = own.options.iter().map(|option| match &option.value {
-        Some(value) => format!("{}:{value}", option.name),
-        None => option.name.clone(),
-    });
-    let options: Vec<String> = kept.chain(added).collect();
-    if !options.is_empty() {
-        lines.push(format!("options {}", options.join(" ")));
-    }
-    lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use weir_proto::core::v1::PodDnsConfigOption;
-
     use super::*;
 
     fn names(dns: &[[u8; 4]]) -> Names {
@@ -198,42 +102,6 @@ mod tests {
         pod.meta_mut().namespace = "shop".to_owned();
         pod.spec_mut().dns_policy = policy.to_owned();
         pod
-    }
-
-    #[test]
-    fn resolv_conf_follows_the_policy() {
-        let dns = names(&[[10, 96, 0, 10]]);
-        let cluster = "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local example.org\n\
-                       options ndots:5\n";
-        let node = "nameserver 192.0.2.1\nsearch example.org\noptions rotate\n";
-        assert_eq!(resolv_conf(&pod("ClusterFirst"), &dns), cluster);
-        assert_eq!(resolv_conf(&pod("Default"), &dns), node);
-        assert_eq!(resolv_conf(&pod("ClusterFirst"), &names(&[])), node);
-        assert!(
-            misses_cluster_dns(&pod("ClusterFirst"), &names(&[]))
-                && !misses_cluster_dns(&pod("Default"), &names(&[]))
-        );
-        assert_eq!(resolv_conf(&pod("None"), &dns), "");
-    }
-
-    #[test]
-    fn a_pods_own_dns_settings_are_added_and_replace_options() {
-        let mut pod = pod("ClusterFirst");
-        let option = |name: &str, value: Option<&str>| PodDnsConfigOption {
-            name: name.to_owned(),
-            value: value.map(str::to_owned),
-        };
-        pod.spec_mut().dns_config = Some(PodDnsConfig {
-            nameservers: vec!["192.0.2.9".to_owned()],
-            searches: vec!["cluster.local".to_owned(), "own".to_owned()],
-            options: vec![option("ndots", Some("2")), option("edns0", None)],
-        });
-        let text = resolv_conf(&pod, &names(&[[10, 96, 0, 10]]));
-        assert!(text.starts_with("nameserver 10.96.0.10\nnameserver 192.0.2.9\n"), "{text}");
-        assert!(
-            text.contains("cluster.local example.org own\n") && text.ends_with("options ndots:2 edns0\n"),
-            "{text}"
-        );
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Layout {
         self.directory.join("images")
     }
 
+    /// What the nodes take for their resolv.conf: nodes' and pods' names for the outside.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.directory.join("resolv.conf")
+    }
+
     pub fn log_of(&self, process: &str) -> PathBuf {
         self.directory.join("logs").join(format!("{process}.log"))
     }
@@ -104,5 +109,7 @@ pub(super) const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 31, 0, 1);
 pub(super) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 31, 0, 200);
 pub(super) const CLUSTER_CIDR: &str = "10.32.0.0/16";
 pub(super) const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// The tenth of the service range, as the control plane reserves it.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub(super) const API_PORT: u16 = 6443;
 pub(super) const AGENT_PORT: u16 = 10250;

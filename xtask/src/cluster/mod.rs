@@ -20,7 +20,7 @@ mod process;
 mod up;
 
 pub use down::{Removed, down, remove};
-pub use layout::{Layout, Store};
+pub use layout::{CLUSTER_DNS, Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::{command_in, process};
-pub use up::{restart_agent, up, weir};
+pub use up::{restart_agent, start_agent, up, weir};

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::layout::{AGENT_PORT, API_PORT, CLUSTER_CIDR, HUB_ADDRESS, Layout, SERVICE_CIDR, Store};
+use super::layout::{
+    AGENT_PORT, API_PORT, CLUSTER_CIDR, CLUSTER_DNS, HUB_ADDRESS, Layout, SERVICE_CIDR, Store,
+};
 use super::process::{command_in, start, tail};
 use super::{cgroups, mounts, namespaces};
 use crate::shell::output;
@@ -71,6 +73,8 @@ fn prepare(layout: &Layout) -> Result<()> {
         let directory = layout.directory.join(directory);
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     }
+    // The machine's own name servers are none of the cluster's: nothing of it may leave the machine.
+    fs::write(layout.resolv_conf(), "# Names outside the cluster are not found: it has no way out.\n")?;
     // The mark first: a crash in between must not leave a mount that nobody removes.
     if !mounts::is_bpffs()? {
         fs::write(layout.directory.join(BPFFS_MARK), "")?;
@@ -135,7 +139,8 @@ fn start_control(layout: &Layout) -> Result<Child> {
     start(layout, "weir-control", command, Some(listener))
 }
 
-fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
+/// Starts a node's agent, whether or not there is a control plane for it.
+pub fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     let control = layout.control_directory();
     let address = layout.address_of(node);
     let mut command = command_in(layout, node, &build::binaries().join("weir-agent"))?;
@@ -151,6 +156,8 @@ fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     command.arg("--image-source").arg(layout.images().join("echo"));
     // The machine's own configuration is none of a cluster's that comes and goes.
     command.arg("--registry-config-dir").arg(layout.directory.join("certs.d"));
+    command.args(["--cluster-dns", &CLUSTER_DNS.to_string()]);
+    command.arg("--resolv-conf").arg(layout.resolv_conf());
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
     start(layout, &format!("agent-{node}"), command, None)
 }

@@ -1,0 +1,155 @@
+//! Cluster DNS of this node: `weir_dns` at the cluster's DNS addresses, fed by the dataplane's stream.
+//!
+//! It needs nothing but the node itself: what it knows is kept in the state directory and answered from the first moment
+//! of the next agent, whether there is a control plane or not.
+//!
+//! - [`names`] turns what the stream says into services;
+//! - [`snapshot`] keeps them over the agent's end;
+//! - [`address`] holds the addresses and the sockets;
+//! - [`resolv_conf`] reads whom the node itself asks, which is who is asked for other names.
+
+mod address;
+mod names;
+pub(crate) mod resolv_conf;
+mod snapshot;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use weir_client::{Recorder, Severity};
+use weir_dns::Dns;
+use weir_proto::Resource as _;
+use weir_proto::core::v1::{Node, ObjectReference};
+
+pub use names::Change;
+
+use crate::config::Config;
+use address::Troubles;
+use resolv_conf::ResolvConf;
+
+/// How soon a changed resolv.conf is noticed.
+const LOOK: Duration = Duration::from_secs(2);
+/// As in a resolv.conf, further ones are not asked.
+const MOST_UPSTREAMS: usize = 3;
+const PORT: u16 = 53;
+
+/// Cluster DNS of this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ClusterDns {
+    dns: Dns,
+    changed: Arc<Notify>,
+    troubles: watch::Receiver<Troubles>,
+}
+
+/// Answers from now on, with what an earlier agent knew. `None`: cluster DNS is somebody else's.
+pub fn start(
+    config: &Config,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<ClusterDns>> {
+    if config.cluster_dns.is_empty() || config.external_cluster_dns {
+        return Ok(None);
+    }
+    let dns = Dns::new(&config.cluster_domain, &config.cluster_dns).context("--cluster-domain")?;
+    let file = snapshot::File::in_directory(&config.state_dir.join("dns"));
+    match file.read() {
+        Ok(services) => {
+            tracing::debug!(services = services.len(), "cluster DNS begins with what it knew");
+            dns.update(|zone| zone.replace(services));
+        }
+        // It is written anew with the control plane's next word.
+        Err(error) => tracing::warn!(%error, "cluster DNS begins without what it knew"),
+    }
+    let changed = Arc::new(Notify::new());
+    let (told, troubles) = watch::channel(Troubles::default());
+    let told = Arc::new(told);
+    for address in &config.cluster_dns {
+        let socket = SocketAddr::new(*address, PORT);
+        tasks.spawn(until(shutdown, address::serve(dns.clone(), socket, Arc::clone(&told))));
+    }
+    tasks.spawn(until(shutdown, snapshot::keep(file, dns.clone(), Arc::clone(&changed))));
+    let upstreams = follow_upstreams(dns.clone(), config.dns_upstream.clone(), config.resolv_conf.clone());
+    tasks.spawn(until(shutdown, upstreams));
+    Ok(Some(ClusterDns { dns, changed, troubles }))
+}
+
+impl ClusterDns {
+    /// Takes what the control plane says.
+    pub fn apply(&self, change: Change) {
+        if change.is_empty() {
+            return;
+        }
+        self.dns.update(|zone| change.apply(zone));
+        self.changed.notify_one();
+    }
+
+    /// Tells the cluster of troubles with the addresses, as events of the Node.
+    pub async fn report(mut self, recorder: Recorder, node: String) {
+        // As the kubelet refers to its node: by name in the place of the uid.
+        let about = ObjectReference {
+            api_version: Node::KIND.api_version(),
+            kind: Node::KIND.kind.to_owned(),
+            name: node.clone(),
+            uid: node,
+            ..ObjectReference::default()
+        };
+        loop {
+            let troubles: Vec<String> = self.troubles.borrow_and_update().values().cloned().collect();
+            for trouble in troubles {
+                recorder.tell(about.clone(), Severity::Warning, "ClusterDNSFailed", trouble);
+            }
+            if self.troubles.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Asks `given`, or without any the name servers of the node's resolv.conf, as it is at the moment.
+async fn follow_upstreams(dns: Dns, given: Vec<SocketAddr>, path: PathBuf) {
+    if !given.is_empty() {
+        dns.set_upstreams(&given);
+        return std::future::pending().await;
+    }
+    let own = dns.read(|zone| zone.addresses().to_vec());
+    let mut before = None;
+    loop {
+        let text = tokio::fs::read_to_string(&path).await.unwrap_or_default();
+        let servers: Vec<SocketAddr> = ResolvConf::read(&text)
+            .nameservers
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            // Asking oneself would go round.
+            .filter(|server| !own.contains(server))
+            .map(|server| SocketAddr::new(server, PORT))
+            .take(MOST_UPSTREAMS)
+            .collect();
+        if before.as_ref() != Some(&servers) {
+            tracing::info!(?servers, "name servers for names outside the cluster");
+            dns.set_upstreams(&servers);
+            before = Some(servers);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Runs `task` until told to stop.
+fn until(
+    shutdown: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
+    let shutdown = shutdown.clone();
+    async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = task => {}
+        }
+        Ok(())
+    }
+}
