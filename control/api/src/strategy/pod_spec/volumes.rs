@@ -204,3 +204,97 @@ pub(super) fn references(spec: &PodSpec, found: &mut References) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_proto::core::v1::{Container, SecurityContext, VolumeMount};
+
+    use super::*;
+
+    fn causes(volume: Volume, mount: Option<VolumeMount>, privileged: bool) -> Vec<String> {
+        let volume = Volume { name: "v".to_owned(), ..volume };
+        let mounts =
+            mount.map(|mount| VolumeMount { name: "v".to_owned(), mount_path: "/v".to_owned(), ..mount });
+        let own = SecurityContext { privileged: Some(privileged), ..SecurityContext::default() };
+        let container = Container {
+            name: "c".to_owned(),
+            image: "i".to_owned(),
+            image_pull_policy: "Always".to_owned(),
+            termination_message_policy: "File".to_owned(),
+            volume_mounts: mounts.into_iter().collect(),
+            security_context: Some(own.into()),
+            ..Container::default()
+        };
+        let spec = PodSpec { containers: vec![container], volumes: vec![volume], ..PodSpec::default() };
+        let (path, mut errors) = (Path::root("spec"), Errors::default());
+        let names = validate(&spec.volumes, &path.child("volumes"), &mut errors);
+        super::super::containers::validate(&spec, &names, &path, &mut errors);
+        let causes = errors.into_causes().into_iter();
+        causes.map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    fn shows_image(reference: &str, policy: &str) -> Volume {
+        let image = weir_proto::core::v1::ImageVolumeSource {
+            reference: reference.to_owned(),
+            pull_policy: policy.to_owned(),
+        };
+        Volume { image: Some(image), ..Volume::default() }
+    }
+
+    #[test]
+    fn volumes_that_show_images_and_files_are_checked() {
+        let none: [&str; 0] = [];
+        let of = |volume| causes(volume, None, false);
+        assert_eq!(of(shows_image("r/i:1", "Never")), none);
+        assert_eq!(of(shows_image("", "")), ["spec.volumes[0].image.reference: Required value"]);
+        let wrong = of(shows_image("r/i:1", "Sometimes"));
+        assert!(wrong[0].starts_with("spec.volumes[0].image.pullPolicy: Unsupported value"), "{wrong:?}");
+        let item = |path: &str| {
+            let items = vec![KeyToPath { key: "k".to_owned(), path: path.to_owned(), mode: None }];
+            let map = weir_proto::core::v1::ConfigMapVolumeSource {
+                name: "m".to_owned(),
+                items,
+                ..Default::default()
+            };
+            of(Volume { config_map: Some(map), ..Volume::default() })
+        };
+        assert_eq!(item("a/..b"), none);
+        let at = "spec.volumes[0].configMap.items[0].path";
+        assert_eq!(item("..data"), [format!("{at}: Invalid value: \"..data\": must not start with '..'")]);
+        assert_eq!(item("../a"), [format!("{at}: Invalid value: \"../a\": must not contain '..'")]);
+    }
+
+    #[test]
+    fn mounts_pass_on_and_are_fixed_only_where_that_can_be() {
+        let none: [&str; 0] = [];
+        let mount = |propagation: Option<&str>, recursive: Option<&str>, read_only, privileged| {
+            let mount = VolumeMount {
+                mount_propagation: propagation.map(str::to_owned),
+                recursive_read_only: recursive.map(str::to_owned),
+                read_only,
+                ..VolumeMount::default()
+            };
+            causes(Volume::default(), Some(mount), privileged)
+        };
+        assert_eq!(mount(Some("Bidirectional"), None, false, true), none);
+        assert_eq!(mount(Some("None"), Some("Enabled"), true, false), none);
+        let at = "spec.containers[0].volumeMounts[0]";
+        assert_eq!(
+            mount(Some("Bidirectional"), None, false, false),
+            [format!(
+                "{at}.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged \
+                 containers"
+            )]
+        );
+        assert_eq!(
+            mount(Some("HostToContainer"), Some("IfPossible"), false, false),
+            [
+                format!("{at}.recursiveReadOnly: Forbidden: may only be specified when readOnly is true"),
+                format!(
+                    "{at}.recursiveReadOnly: Forbidden: may only be specified when mountPropagation is None or not \
+                     specified"
+                ),
+            ]
+        );
+    }
+}

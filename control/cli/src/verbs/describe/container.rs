@@ -235,6 +235,17 @@ pub(super) fn volumes(out: &mut String, margin: &str, volumes: &[Volume]) {
             );
         } else if volume.downward_api.is_some() {
             line!(out, "{margin}Type:\tDownwardAPI (a volume populated by information about the pod)");
+        } else if let Some(image) = &volume.image {
+            line!(out, "{margin}Type:\tImage (a container image or OCI artifact)");
+            line!(out, "{margin}Reference:\t{}", image.reference);
+            line!(out, "{margin}PullPolicy:\t{}", image.pull_policy);
+        } else if let Some(claim) = &volume.persistent_volume_claim {
+            line!(
+                out,
+                "{margin}Type:\tPersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)"
+            );
+            line!(out, "{margin}ClaimName:\t{}", claim.claim_name);
+            line!(out, "{margin}ReadOnly:\t{}", claim.read_only);
         } else {
             line!(out, "{margin}Type:\t<unknown>");
         }
