@@ -6,6 +6,7 @@
 //! closed is opened anew by the next call.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -110,9 +111,15 @@ impl Agents {
         let connector = tower::service_fn(move |_: Uri| {
             let (tls, name, address) = (tls.clone(), name.clone(), target.clone());
             async move {
-                let tcp = TcpStream::connect(address).await?;
-                tcp.set_nodelay(true)?;
-                tls.connect(name, tcp).await.map(TokioIo::new)
+                let connect = async {
+                    let tcp = TcpStream::connect(address).await?;
+                    tcp.set_nodelay(true)?;
+                    tls.connect(name, tcp).await
+                };
+                // Here, because it is also how a connection that was lost is opened anew.
+                let late =
+                    |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT:?}"));
+                timeout(CONNECT, connect).await.map_err(late)?.map(TokioIo::new)
             }
         });
         // The URI only fills the :authority header; the connector above decides where to.
@@ -126,11 +133,7 @@ impl Agents {
                 "the agent of node {node_name:?} at {address} cannot be reached: {reason}"
             ))
         };
-        match timeout(CONNECT, endpoint.connect_with_connector(connector)).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(unreachable(causes(&error))),
-            Err(_) => Err(unreachable(format!("no answer within {CONNECT:?}"))),
-        }
+        endpoint.connect_with_connector(connector).await.map_err(|error| unreachable(causes(&error)))
     }
 
     fn address(&self, node_name: &str) -> Result<String, ApiError> {
@@ -169,7 +172,7 @@ async fn forget(kept: Weak<Mutex<HashMap<String, Kept>>>, node_name: String, mut
 }
 
 /// The error and what led to it.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

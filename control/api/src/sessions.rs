@@ -4,6 +4,8 @@
 //! **Invariant:** the agent's stream lives no longer than the client's: dropping what is returned here resets it, and the
 //! agent hangs up on the command.
 
+use std::error::Error;
+
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use tonic::{Status, Streaming};
 use weir_proto::Resource;
@@ -15,7 +17,7 @@ use weir_proto::weir::v1::{
     forward_input, session_input, session_output,
 };
 
-use crate::agents::Agents;
+use crate::agents::{Agents, causes};
 use crate::auth;
 use crate::registry::{Context, Registry, Target};
 
@@ -106,7 +108,11 @@ pub(crate) fn lost(node: &str, status: Status) -> ApiError {
     if !status.details().is_empty() {
         return status.into();
     }
-    let reason = status.message();
+    let reason = match status.source() {
+        // What stands behind "transport error".
+        Some(error) => causes(error),
+        None => status.message().to_owned(),
+    };
     ApiError::unavailable(format!("the connection to the agent of node {node:?} was lost: {reason}"))
 }
 

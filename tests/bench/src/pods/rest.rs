@@ -12,7 +12,7 @@ use crate::objects;
 use crate::process::{Mapped, Process};
 
 /// After the last pod is Ready: events are written, statuses read back.
-const SETTLING: Duration = Duration::from_secs(5);
+const SETTLING: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
