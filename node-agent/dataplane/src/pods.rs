@@ -40,6 +40,13 @@ impl Dataplane {
         self.programs.attach_pod(&self.bpffs, link.ifindex)
     }
 
+    /// Takes a pod out of the maps: nothing comes from it or reaches it any more. Its programs are left, for
+    /// [`Dataplane::detach_pod`] when the link is gone: from a link that is there the kernel detaches them in tens of
+    /// milliseconds, and nobody can change any link meanwhile.
+    pub fn forget_pod(&mut self, ifindex: u32) -> Result<()> {
+        forget(&mut self.maps, ifindex)
+    }
+
     /// Takes a pod off; one that is not there is no error.
     pub fn detach_pod(&mut self, ifindex: u32) -> Result<()> {
         programs::detach_pod(&self.bpffs, ifindex)?;

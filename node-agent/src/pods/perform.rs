@@ -198,11 +198,18 @@ impl Worker {
     }
 
     async fn detach(&mut self) -> Result {
-        // The dataplane lets go first: an index may be another link's once the link is gone.
-        if let Some(ifindex) = self.context.network.host_ifindex(&self.uid).await? {
-            self.context.dataplane.call(move |dataplane| dataplane.detach_pod(ifindex)).await?;
+        let (network, dataplane) = (&self.context.network, &self.context.dataplane);
+        let known = self.memory.attachment.as_ref().map(|attachment| attachment.host_ifindex);
+        let ifindex = network.host_ifindex(&self.uid).await?.or(known);
+        // The maps let go first, so that nothing is sent to a link that is going; the programs when it is gone, which is
+        // quick. What a crash leaves of them is removed when the dataplane is opened.
+        if let Some(ifindex) = ifindex {
+            dataplane.call(move |dataplane| dataplane.forget_pod(ifindex)).await?;
         }
-        self.context.network.remove_pod(&self.uid).await?;
+        network.remove_pod(&self.uid).await?;
+        if let Some(ifindex) = ifindex {
+            dataplane.call(move |dataplane| dataplane.detach_pod(ifindex)).await?;
+        }
         self.memory.attachment = None;
         Ok(())
     }
