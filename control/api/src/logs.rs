@@ -50,7 +50,8 @@ fn container(spec: &PodSpec, request: &LogsRequest) -> Result<String, ApiError> 
     };
     let (init, main) = (names(&spec.init_containers), names(&spec.containers));
     if !request.container.is_empty() {
-        if init.contains(&request.container) || main.contains(&request.container) {
+        let ephemeral = spec.ephemeral_containers.iter().any(|container| container.name == request.container);
+        if ephemeral || init.contains(&request.container) || main.contains(&request.container) {
             return Ok(request.container.clone());
         }
         let message = format!("container {} is not valid for pod {}", request.container, request.pod);

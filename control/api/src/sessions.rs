@@ -171,9 +171,10 @@ fn container_of(pod: &Pod, wanted: &str) -> Result<String, ApiError> {
     let spec: &PodSpec = pod.spec();
     let main = || spec.containers.iter().map(|container| container.name.as_str());
     let init = spec.init_containers.iter().map(|container| container.name.as_str());
+    let ephemeral = spec.ephemeral_containers.iter().map(|container| container.name.as_str());
     let name = &pod.meta().name;
     if !wanted.is_empty() {
-        if main().chain(init).any(|known| known == wanted) {
+        if main().chain(init).chain(ephemeral).any(|known| known == wanted) {
             return Ok(wanted.to_owned());
         }
         let all: Vec<_> = main().collect();

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::apply;
 use crate::verbs::{
-    api_resources, attach, completion, config, cordon, cp, create, delete, describe, diff, drain, edit,
-    events, exec, explain, expose, get, label, logs, net, patch, port_forward, replace, rollout, run, scale,
-    taint, top, version, wait,
+    api_resources, attach, completion, config, cordon, cp, create, debug, delete, describe, diff, drain,
+    edit, events, exec, explain, expose, get, label, logs, net, patch, port_forward, replace, rollout, run,
+    scale, taint, top, version, wait,
 };
 
 #[derive(Debug, Parser)]
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Cp(cp::Options),
     /// Create objects from files, or of a few kinds from flags
     Create(create::Options),
+    /// Add a container with tools to a running pod
+    Debug(debug::Options),
     /// Delete objects by name, by selector or by file
     Delete(delete::Options),
     /// Show objects in full, with their events

@@ -95,6 +95,7 @@ async fn with_server(session: &Session, command: &Command) -> anyhow::Result<()>
         Command::Cordon(options) => verbs::cordon::run(session, options, true).await,
         Command::Cp(options) => verbs::cp::run(session, options).await,
         Command::Create(options) => verbs::create::run(session, options).await,
+        Command::Debug(options) => verbs::debug::run(session, options).await,
         Command::Delete(options) => verbs::delete::run(session, options).await,
         Command::Describe(options) => verbs::describe::run(session, options).await,
         Command::Diff(options) => verbs::diff::run(session, options).await,

@@ -168,7 +168,8 @@ impl<R: Resource> Api<R> {
         self.modify_subresource(name, "status", change).await
     }
 
-    async fn modify_subresource(
+    /// As [`Api::modify`], of a subresource that has the object's form.
+    pub async fn modify_subresource(
         &self,
         name: &str,
         subresource: &str,

@@ -69,7 +69,7 @@ impl Registry {
             new.meta().name.clone_into(&mut target.name);
             complete(strategy, new.as_mut());
             admission::admit_new(self, new.as_mut()).await?;
-            validate(strategy, new.as_ref())?;
+            validate_new(strategy, new.as_ref())?;
             let claims = match new.downcast_mut::<Service>() {
                 Some(service) => self.inner.allocator.plan(service, None).await?,
                 None => Claims::default(),
@@ -181,6 +181,13 @@ fn complete(strategy: &dyn AnyStrategy, object: &mut dyn Object) {
     if strategy.generation_moves(object, object).is_some() {
         object.meta_mut().generation = 1;
     }
+}
+
+fn validate_new(strategy: &dyn AnyStrategy, object: &dyn Object) -> Result<(), ApiError> {
+    let mut errors = Errors::default();
+    strategy.validate_create(object, &mut errors);
+    finish(strategy, object, errors)?;
+    validate(strategy, object)
 }
 
 pub(super) fn validate(strategy: &dyn AnyStrategy, object: &dyn Object) -> Result<(), ApiError> {

@@ -11,6 +11,7 @@
 mod bind;
 mod create;
 mod delete;
+mod ephemeral;
 mod event_lease;
 mod fence;
 mod internal;
@@ -236,7 +237,7 @@ impl Registry {
         self.entry(target.kind)?;
         let cached = self.read(target).await?;
         match target.subresource.as_str() {
-            "" | "status" => Ok(Arc::new(cached)),
+            "" | "status" | "ephemeralcontainers" => Ok(Arc::new(cached)),
             "scale" => scale::of(&cached).map(Arc::new),
             other => Err(ApiError::method_not_allowed(format!("get of {}/{other}", target.kind.plural))),
         }

@@ -15,7 +15,7 @@ use crate::auth::Verb;
 use crate::cache::CachedObject;
 
 impl Registry {
-    /// `patch` of the object, its status or its scale.
+    /// `patch` of the object, its status, its scale or a pod's ephemeral containers.
     pub async fn patch(
         &self,
         context: &Context,

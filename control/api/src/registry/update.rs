@@ -8,7 +8,7 @@ use weir_proto::meta::v1::ObjectMeta;
 use weir_proto::status::ApiError;
 use weir_store::Txn;
 
-use super::{Context, Registry, Target, Written, create, decode, encode_for_store, scale};
+use super::{Context, Registry, Target, Written, create, decode, encode_for_store, ephemeral, scale};
 use crate::admission;
 use crate::allocate::Claims;
 use crate::auth::Verb;
@@ -28,7 +28,7 @@ pub(super) enum Change {
 }
 
 impl Registry {
-    /// `update` of the object, its status, its scale or a namespace's finalizers.
+    /// `update` of the object, its status, its scale, a pod's ephemeral containers or a namespace's finalizers.
     pub async fn update(
         &self,
         context: &Context,
@@ -197,6 +197,7 @@ pub(super) fn replace(
         "" => replace_all(strategy, old, new),
         "status" => replace_status(strategy, old, new.as_ref()),
         "finalize" => replace_finalizers(old, new)?,
+        "ephemeralcontainers" => return ephemeral::replace(strategy, old, new),
         other => {
             return Err(ApiError::method_not_allowed(format!(
                 "update of {}/{other}",

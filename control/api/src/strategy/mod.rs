@@ -11,7 +11,7 @@ mod event;
 mod lease;
 mod namespace;
 mod node;
-mod pod;
+pub(crate) mod pod;
 pub(crate) mod pod_spec;
 pub(crate) mod priority_class;
 mod replica_set;
@@ -53,6 +53,9 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     /// Checks the whole object; runs on create and update.
     fn validate(&self, _object: &Self::Object, _errors: &mut Errors) {}
 
+    /// Checks what may not be there from the start.
+    fn validate_create(&self, _object: &Self::Object, _errors: &mut Errors) {}
+
     /// Checks what may change.
     fn validate_update(&self, _new: &Self::Object, _old: &Self::Object, _errors: &mut Errors) {}
 
@@ -82,6 +85,7 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn copy_status(&self, to: &mut dyn Object, from: &dyn Object);
     fn generation_moves(&self, new: &dyn Object, old: &dyn Object) -> Option<bool>;
     fn validate(&self, object: &dyn Object, errors: &mut Errors);
+    fn validate_create(&self, object: &dyn Object, errors: &mut Errors);
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, errors: &mut Errors);
     fn warnings(&self, object: &dyn Object) -> Vec<String>;
     fn grace_period(&self, object: &dyn Object, requested: Option<i64>) -> Option<i64>;
@@ -130,6 +134,10 @@ impl<S: Strategy> AnyStrategy for S {
         Strategy::validate(self, typed(object), errors);
     }
 
+    fn validate_create(&self, object: &dyn Object, errors: &mut Errors) {
+        Strategy::validate_create(self, typed(object), errors);
+    }
+
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, errors: &mut Errors) {
         Strategy::validate_update(self, typed(new), typed(old), errors);
     }
@@ -172,6 +180,8 @@ impl AnyStrategy for Plain {
     }
 
     fn validate(&self, _: &dyn Object, _: &mut Errors) {}
+
+    fn validate_create(&self, _: &dyn Object, _: &mut Errors) {}
 
     fn validate_update(&self, _: &dyn Object, _: &dyn Object, _: &mut Errors) {}
 

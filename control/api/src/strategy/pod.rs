@@ -65,6 +65,12 @@ impl Strategy for Pods {
         }
     }
 
+    fn validate_create(&self, pod: &Pod, errors: &mut Errors) {
+        if pod.spec.as_ref().is_some_and(|spec| !spec.ephemeral_containers.is_empty()) {
+            errors.forbidden(&Path::root("spec.ephemeralContainers"), "cannot be set on create");
+        }
+    }
+
     fn validate_update(&self, new: &Pod, old: &Pod, errors: &mut Errors) {
         let (Some(new), Some(old)) = (&new.spec, &old.spec) else { return };
         let path = Path::root("spec");
@@ -131,6 +137,12 @@ impl Strategy for Pods {
         let seconds = requested.or(own).unwrap_or(pod_spec::GRACE_PERIOD);
         Some(if seconds < 0 { 1 } else { seconds })
     }
+}
+
+/// What may change at the subresource `ephemeralcontainers`.
+pub(crate) fn validate_ephemeral_update(new: &Pod, old: &Pod, errors: &mut Errors) {
+    let of = |pod: &Pod| pod.spec.as_ref().map_or_else(Vec::new, |spec| spec.ephemeral_containers.clone());
+    pod_spec::validate_ephemeral_update(&of(new), &of(old), errors);
 }
 
 /// The scheduler leaves the pod alone, and says so from the start.

@@ -4,7 +4,8 @@
 //! refused by the agent when the pod is to start.
 
 use weir_proto::core::v1::{
-    Container, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SecurityContext, ServiceSpec, Volume,
+    AppArmorProfile, Container, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SecurityContext,
+    ServiceSpec, Volume,
 };
 
 /// A field, what happens instead of what it says, and how to tell that it is set.
@@ -14,8 +15,7 @@ const CANNOT_START: &str = "the pod cannot start with it";
 
 const POD: &[Row<PodSpec>] = &[
     ("runtimeClassName", "there is one runtime", |spec| spec.runtime_class_name.is_some()),
-    ("hostUsers", "pods have no user namespace of their own", |spec| spec.host_users == Some(false)),
-    ("shareProcessNamespace", CANNOT_START, |spec| spec.share_process_namespace == Some(true)),
+    ("hostUsers", CANNOT_START, |spec| spec.host_users == Some(false)),
     ("overhead", "only the scheduler counts it", |spec| !spec.overhead.is_empty()),
     ("resources", "only the scheduler counts it; containers' own limits are enforced", |spec| {
         spec.resources.is_some()
@@ -36,12 +36,9 @@ const POD: &[Row<PodSpec>] = &[
 ];
 
 const POD_SECURITY: &[Row<PodSecurityContext>] = &[
-    ("appArmorProfile", "AppArmor is not set up", |context| context.app_armor_profile.is_some()),
+    ("appArmorProfile", CANNOT_START, |context| confines(context.app_armor_profile.as_ref())),
     ("seLinuxOptions", "SELinux is not set up", |context| context.se_linux_options.is_some()),
     ("windowsOptions", "all nodes run Linux", |context| context.windows_options.is_some()),
-    ("supplementalGroupsPolicy", "groups of the image are not merged", |context| {
-        context.supplemental_groups_policy.is_some()
-    }),
 ];
 
 const CONTAINER: &[Row<Container>] = &[
@@ -55,11 +52,14 @@ const CONTAINER: &[Row<Container>] = &[
 ];
 
 const SECURITY: &[Row<SecurityContext>] = &[
-    ("appArmorProfile", "AppArmor is not set up", |context| context.app_armor_profile.is_some()),
+    ("appArmorProfile", CANNOT_START, |context| confines(context.app_armor_profile.as_ref())),
     ("seLinuxOptions", "SELinux is not set up", |context| context.se_linux_options.is_some()),
     ("windowsOptions", "all nodes run Linux", |context| context.windows_options.is_some()),
-    ("procMount", "/proc is masked as usual", |context| context.proc_mount.is_some()),
 ];
+
+fn confines(profile: Option<&AppArmorProfile>) -> bool {
+    profile.is_some_and(|profile| profile.r#type != "Unconfined")
+}
 
 const PROBE: &[Row<Probe>] = &[("terminationGracePeriodSeconds", "the pod's counts", |probe| {
     probe.termination_grace_period_seconds.is_some()

@@ -48,7 +48,8 @@ pub(crate) fn container(session: &Session, pod: &Pod, wanted: Option<&str>, quie
     let main: Vec<&str> = pod.spec().containers.iter().map(|container| container.name.as_str()).collect();
     if let Some(wanted) = wanted {
         let init = pod.spec().init_containers.iter().map(|container| container.name.as_str());
-        if main.iter().copied().chain(init).any(|known| known == wanted) {
+        let ephemeral = pod.spec().ephemeral_containers.iter().map(|container| container.name.as_str());
+        if main.iter().copied().chain(init).chain(ephemeral).any(|known| known == wanted) {
             return Ok(wanted.to_owned());
         }
         bail!("container {wanted} is not valid for pod {name} out of: {}", main.join(", "));

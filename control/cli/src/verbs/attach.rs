@@ -27,9 +27,11 @@ pub(crate) struct Options {
 pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
     let pod = remote::pod_of(session, &options.target).await?;
     let container = remote::container(session, &pod, options.container.as_deref(), options.quiet)?;
-    let made_with = pod.spec().containers.iter().find(|known| known.name == container);
+    let main = pod.spec().containers.iter().map(|known| (&known.name, known.tty));
+    let ephemeral = pod.spec().ephemeral_containers.iter().map(|known| (&known.name, known.tty));
+    let made_with = main.chain(ephemeral).find(|(name, _)| **name == container);
     let mut tty = options.tty;
-    if tty && made_with.is_some_and(|known| !known.tty) {
+    if tty && made_with.is_some_and(|(_, tty)| !tty) {
         tty = false;
         if !options.quiet {
             session.note(format_args!(

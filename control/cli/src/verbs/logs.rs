@@ -146,6 +146,23 @@ async fn stream(session: &Session, options: &Options, since: Option<i64>, source
     Ok(session.terminal.write(&lines.rest())?)
 }
 
+/// All that one container has written.
+pub(crate) async fn print(session: &Session, pod: &str, container: &str) -> Result<()> {
+    let request = LogsRequest {
+        namespace: session.namespace.clone(),
+        pod: pod.to_owned(),
+        container: container.to_owned(),
+        ..LogsRequest::default()
+    };
+    let failed =
+        |status| session.client.error(&format!("read the log of container {container} of pod {pod}"), status);
+    let mut chunks = session.client.streams().logs(request).await.map_err(failed)?.into_inner();
+    while let Some(chunk) = chunks.message().await.map_err(failed)? {
+        session.terminal.write(&chunk.data)?;
+    }
+    Ok(())
+}
+
 /// Whole lines of a stream that comes in pieces, each with its prefix; without one, the pieces as they come.
 struct Lines {
     prefix: String,
@@ -185,13 +202,9 @@ async fn sources(session: &Session, options: &Options) -> Result<Vec<Source>> {
     let (pods, many) = pods(session, options).await?;
     let mut sources = Vec::new();
     for pod in &pods {
-        let names: Vec<&str> = pod
-            .spec()
-            .init_containers
-            .iter()
-            .chain(&pod.spec().containers)
-            .map(|c| c.name.as_str())
-            .collect();
+        let ephemeral = pod.spec().ephemeral_containers.iter().map(|c| c.name.as_str());
+        let others = pod.spec().init_containers.iter().chain(&pod.spec().containers);
+        let names: Vec<&str> = others.map(|c| c.name.as_str()).chain(ephemeral).collect();
         let source =
             |container: &str| Source { pod: pod.meta().name.clone(), container: container.to_owned() };
         let named = options.container.as_deref().or(options.of_container.as_deref());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_proto::core::v1::{Container, ContainerPort, PodSpec, VolumeMount};
 
-use super::{environment, probes, resources, validate_id, validate_ip};
+use super::{environment, ephemeral, probes, resources, security, validate_ip};
 use crate::validation::{Errors, Path, names};
 
 pub(super) fn validate(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path<'_>, errors: &mut Errors) {
@@ -17,7 +17,7 @@ pub(super) fn validate(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path<'_>
         let mut host_ports = BTreeSet::new();
         for (index, container) in containers.iter().enumerate() {
             let path = path.index(index);
-            validate_container(container, volumes, &path, errors);
+            validate_container(spec, container, volumes, &path, errors);
             if !container.name.is_empty() && !taken.insert(container.name.as_str()) {
                 errors.duplicate(&path.child("name"), &container.name);
             }
@@ -32,15 +32,16 @@ pub(super) fn validate(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path<'_>
             }
         }
     }
-    if !spec.ephemeral_containers.is_empty() {
-        errors.forbidden(
-            &path.child("ephemeralContainers"),
-            "ephemeral containers are added to running pods only",
-        );
-    }
+    ephemeral::validate(spec, volumes, path, &taken, errors);
 }
 
-fn validate_container(container: &Container, volumes: &BTreeSet<&str>, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn validate_container(
+    spec: &PodSpec,
+    container: &Container,
+    volumes: &BTreeSet<&str>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     if container.name.is_empty() {
         errors.required(&path.child("name"), "");
     } else {
@@ -63,13 +64,7 @@ fn validate_container(container: &Container, volumes: &BTreeSet<&str>, path: &Pa
         resources::validate(requirements, &path.child("resources"), errors);
     }
     if let Some(context) = &container.security_context {
-        let path = path.child("securityContext");
-        validate_id(&path.child("runAsUser"), context.run_as_user, errors);
-        validate_id(&path.child("runAsGroup"), context.run_as_group, errors);
-        if context.privileged == Some(true) && context.allow_privilege_escalation == Some(false) {
-            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.invalid(&path, "", detail);
-        }
+        security::validate_container(spec, context, path, errors);
     }
     probes::validate(container, path, errors);
 }

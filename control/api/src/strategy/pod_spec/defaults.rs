@@ -1,6 +1,6 @@
 //! What Kubernetes fills in where a pod's specification says nothing.
 
-use weir_proto::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Probe, Volume};
+use weir_proto::core::v1::{Container, EmptyDirVolumeSource, EnvVar, PodSpec, Probe, Volume};
 
 use super::GRACE_PERIOD;
 
@@ -37,16 +37,31 @@ pub(in crate::strategy) fn fill_defaults(spec: &mut PodSpec) {
     for container in spec.init_containers.iter_mut().chain(&mut spec.containers) {
         fill_container(container, host_network);
     }
+    for container in &mut spec.ephemeral_containers {
+        fill(&mut container.termination_message_path, "/dev/termination-log");
+        fill(&mut container.termination_message_policy, "File");
+        fill_pull_policy(&mut container.image_pull_policy, &container.image);
+        fill_environment(&mut container.env);
+    }
     spec.volumes.iter_mut().for_each(fill_volume);
+}
+
+fn fill_pull_policy(policy: &mut String, image: &str) {
+    fill(policy, if moves(image) { "Always" } else { "IfNotPresent" });
+}
+
+fn fill_environment(variables: &mut [EnvVar]) {
+    for variable in variables {
+        if let Some(field) = variable.value_from.as_mut().and_then(|source| source.field_ref.as_mut()) {
+            fill(&mut field.api_version, "v1");
+        }
+    }
 }
 
 fn fill_container(container: &mut Container, host_network: bool) {
     fill(&mut container.termination_message_path, "/dev/termination-log");
     fill(&mut container.termination_message_policy, "File");
-    if container.image_pull_policy.is_empty() {
-        let policy = if moves(&container.image) { "Always" } else { "IfNotPresent" };
-        policy.clone_into(&mut container.image_pull_policy);
-    }
+    fill_pull_policy(&mut container.image_pull_policy, &container.image);
     container.resources.get_or_insert_default();
     for port in &mut container.ports {
         fill(&mut port.protocol, "TCP");
@@ -54,11 +69,7 @@ fn fill_container(container: &mut Container, host_network: bool) {
             port.host_port = port.container_port;
         }
     }
-    for variable in &mut container.env {
-        if let Some(field) = variable.value_from.as_mut().and_then(|source| source.field_ref.as_mut()) {
-            fill(&mut field.api_version, "v1");
-        }
-    }
+    fill_environment(&mut container.env);
     let probes =
         [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
     probes.into_iter().flatten().for_each(|probe| fill_probe(probe));

@@ -131,12 +131,14 @@ fn validate_key(key: &str, path: &Path<'_>, errors: &mut Errors) {
 }
 
 pub(super) fn references(spec: &PodSpec, found: &mut References) {
-    for container in spec.init_containers.iter().chain(&spec.containers) {
-        for source in &container.env_from {
+    let ephemeral = spec.ephemeral_containers.iter().map(|container| (&container.env_from, &container.env));
+    let others = spec.init_containers.iter().chain(&spec.containers);
+    for (env_from, env) in others.map(|container| (&container.env_from, &container.env)).chain(ephemeral) {
+        for source in env_from {
             found.config_maps.extend(source.config_map_ref.iter().map(|map| map.name.clone()));
             found.secrets.extend(source.secret_ref.iter().map(|secret| secret.name.clone()));
         }
-        for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+        for source in env.iter().filter_map(|variable| variable.value_from.as_ref()) {
             found.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
             found.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
         }

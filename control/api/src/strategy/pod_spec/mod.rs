@@ -4,9 +4,11 @@ mod containers;
 mod defaults;
 mod dns;
 mod environment;
+mod ephemeral;
 mod placement;
 mod probes;
 mod resources;
+mod security;
 mod spread;
 mod volumes;
 
@@ -17,6 +19,7 @@ use weir_proto::labels;
 use weir_proto::meta::v1::LabelSelector;
 
 pub(super) use defaults::{fill_defaults, requests_from_limits};
+pub(super) use ephemeral::validate_update as validate_ephemeral_update;
 pub(super) use placement::validate_taint;
 pub(super) use resources::{classify, validate_quantities};
 
@@ -32,6 +35,7 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     placement::validate(spec, path, errors);
     validate_lifetime(spec, path, errors);
     validate_identity(spec, path, errors);
+    security::validate_pod(spec, path, errors);
     if let Some(policy) = &spec.preemption_policy {
         validate_preemption_policy(policy, &path.child("preemptionPolicy"), errors);
     }
@@ -70,33 +74,12 @@ fn validate_identity(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
             errors.required(&path.child("imagePullSecrets").index(index).child("name"), "");
         }
     }
-    let Some(context) = &spec.security_context else { return };
-    let path = path.child("securityContext");
-    let ids = [
-        ("runAsUser", context.run_as_user),
-        ("runAsGroup", context.run_as_group),
-        ("fsGroup", context.fs_group),
-    ];
-    for (field, id) in ids {
-        validate_id(&path.child(field), id, errors);
-    }
-    for (index, group) in context.supplemental_groups.iter().enumerate() {
-        validate_id(&path.child("supplementalGroups").index(index), Some(*group), errors);
-    }
 }
 
 pub(super) fn validate_preemption_policy(policy: &str, path: &Path<'_>, errors: &mut Errors) {
     match policy {
         "" => errors.required(path, ""),
         _ => errors.one_of(path, policy, &["PreemptLowerPriority", "Never"]),
-    }
-}
-
-fn validate_id(path: &Path<'_>, id: Option<i64>, errors: &mut Errors) {
-    if let Some(id) = id
-        && !(0..=i64::from(i32::MAX)).contains(&id)
-    {
-        errors.invalid(path, id, format!("must be between 0 and {}, inclusive", i32::MAX));
     }
 }
 
@@ -163,6 +146,12 @@ pub(super) fn validate_template(
         return errors.required(&path, "");
     };
     validate(spec, &path, errors);
+    if !spec.ephemeral_containers.is_empty() {
+        errors.forbidden(
+            &path.child("ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        );
+    }
     if spec.restart_policy != "Always" {
         errors.unsupported(&path.child("restartPolicy"), &spec.restart_policy, &["Always"]);
     }

@@ -18,6 +18,7 @@ pub(super) fn validate(requirements: &ResourceRequirements, path: &Path<'_>, err
             errors.invalid(path, name, "must be a standard resource for containers");
         }
     }
+    validate_huge_pages(requirements, path, errors);
     for (name, request) in &requirements.requests {
         let at = path.child("requests");
         match requirements.limits.get(name) {
@@ -34,6 +35,33 @@ pub(super) fn validate(requirements: &ResourceRequirements, path: &Path<'_>, err
             }
             _ => {}
         }
+    }
+}
+
+/// Whole pages, and something to go with them.
+fn validate_huge_pages(requirements: &ResourceRequirements, path: &Path<'_>, errors: &mut Errors) {
+    let both = [("limits", &requirements.limits), ("requests", &requirements.requests)];
+    let mut any = false;
+    for (field, quantities) in both {
+        let path = path.child(field);
+        for (name, quantity) in quantities {
+            let Some(size) = name.strip_prefix("hugepages-") else { continue };
+            any = true;
+            let path = path.key(name);
+            let shown = quantity.to_string();
+            match size.parse::<Quantity>().map(|size| size.value()) {
+                Ok(size) if size > 0 && quantity.value() % size == 0 => {}
+                Ok(size) if size > 0 => {
+                    errors.invalid(&path, &shown, "must be a positive integer multiple of page size");
+                }
+                _ => errors.invalid(&path, name, "the name holds no size of pages, as in hugepages-2Mi"),
+            }
+        }
+    }
+    let beside =
+        both.iter().flat_map(|(_, all)| all.keys()).any(|name| matches!(name.as_str(), "cpu" | "memory"));
+    if any && !beside {
+        errors.forbidden(path, "HugePages require cpu or memory");
     }
 }
 

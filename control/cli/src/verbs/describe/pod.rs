@@ -1,6 +1,6 @@
 //! Pods.
 
-use weir_proto::core::v1::Pod;
+use weir_proto::core::v1::{Container, Pod};
 
 use super::container::{containers, tolerations, volumes};
 use super::{labels, line, or_none, pairs, time};
@@ -51,6 +51,10 @@ pub(super) fn describe(out: &mut String, pod: &Pod) {
         containers(out, "", "Init Containers", &spec.init_containers, &status.init_container_statuses);
     }
     containers(out, "", "Containers", &spec.containers, &status.container_statuses);
+    if !spec.ephemeral_containers.is_empty() {
+        let ephemeral: Vec<_> = spec.ephemeral_containers.iter().map(Container::from).collect();
+        containers(out, "", "Ephemeral Containers", &ephemeral, &status.ephemeral_container_statuses);
+    }
     if !status.conditions.is_empty() {
         line!(out, "Conditions:\n  Type\tStatus");
         for condition in &status.conditions {
