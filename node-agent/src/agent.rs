@@ -11,10 +11,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Client, Informer, Recorder, informer};
 use weir_network::Network;
-use weir_proto::Quantity;
 use weir_proto::core::v1::{ContainerImage, Pod};
 use weir_runtime::Runtime;
-use weir_runtime::images::{CollectionPolicy, RegistrySettings};
+use weir_runtime::images::{CollectionPolicy, LayerLimits, RegistrySettings};
 use weir_runtime::logs::RotationPolicy;
 
 use crate::config::Config;
@@ -138,20 +137,15 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
             parallel_pulls: config.max_parallel_image_pulls,
             ..RegistrySettings::default()
         }),
+        layer_limits: LayerLimits { bytes: config.image_layer_max_size, ..LayerLimits::default() },
     };
     let runtime = tokio::task::spawn_blocking(move || Runtime::open(runtime_config)).await?;
     let runtime = runtime.context("cannot open the container runtime")?;
     let machine = Machine::look(&config.state_dir);
-    let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     Ok(pods::Context {
         node_name: config.node_name.clone(),
         node_ip: config.node_ip,
-        allocatable: [
-            ("cpu".to_owned(), Quantity::from_value(signed(machine.cpus))),
-            ("memory".to_owned(), Quantity::from_bytes(signed(machine.memory))),
-            ("ephemeral-storage".to_owned(), Quantity::from_bytes(signed(machine.disk))),
-        ]
-        .into(),
+        allocatable: machine.resources(0),
         names: pods::Names {
             cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
@@ -159,6 +153,8 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
             hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         },
         seccomp_dir: config.state_dir.join("seccomp"),
+        rules: pods::Rules { unsafe_sysctls: config.allowed_unsafe_sysctls.clone() },
+        pod_max_pids: config.pod_max_pids,
         recorder: Recorder::new(&client, "weir-agent", &config.node_name),
         client,
         runtime: Arc::new(runtime),

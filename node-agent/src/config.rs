@@ -74,6 +74,15 @@ pub struct Config {
     /// Labels of the Node object, beside the usual ones
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// Most bytes of an image's layer, unpacked
+    #[arg(long, value_name = "QUANTITY", default_value = "32Gi", value_parser = bytes)]
+    pub image_layer_max_size: u64,
+    /// Kernel parameters that pods may set beside the safe ones; a * stands for every ending
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Most processes of a pod; as many as the node takes by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pod_max_pids: Option<u64>,
     /// How many pods the node takes
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,

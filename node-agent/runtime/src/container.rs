@@ -65,6 +65,9 @@ pub struct ContainerSpec {
     pub stdin_once: bool,
     /// Sent first by [`crate::Runtime::stop_container`]; overrides the image's `StopSignal` (default SIGTERM).
     pub stop_signal: Option<String>,
+    /// The running container of the same pod whose processes this one sees, and with whose first process it ends.
+    #[serde(default)]
+    pub target: Option<ContainerKey>,
 }
 
 impl ContainerSpec {
@@ -84,6 +87,7 @@ impl ContainerSpec {
             stdin: false,
             stdin_once: false,
             stop_signal: None,
+            target: None,
         }
     }
 }
@@ -153,6 +157,9 @@ pub struct Security {
     pub run_as_non_root: bool,
     /// Added to the groups that the image's `/etc/group` gives the user; fsGroup goes here too.
     pub supplemental_groups: Vec<u32>,
+    /// The image's groups do not count: Kubernetes' `supplementalGroupsPolicy: Strict`.
+    #[serde(default)]
+    pub strict_groups: bool,
     pub privileged: bool,
     pub read_only_root: bool,
     /// `Some(false)` sets no_new_privs.
@@ -211,6 +218,9 @@ pub struct Exit {
     /// The kernel's out-of-memory killer struck in the container's cgroup.
     pub oom_killed: bool,
     pub reason: ExitReason,
+    /// Why its program could not be executed; empty otherwise.
+    #[serde(default)]
+    pub message: String,
     /// Absent when the container was never started.
     pub started_at: Option<Timestamp>,
     pub finished_at: Timestamp,
@@ -221,6 +231,8 @@ pub enum ExitReason {
     Completed,
     Error,
     OomKilled,
+    /// The program could not be executed.
+    StartError,
     /// The shim that held the container is gone and its exit code with it (killed shim, node rebooted).
     ShimLost,
 }
@@ -232,7 +244,26 @@ impl ExitReason {
             Self::Completed => "Completed",
             Self::Error => "Error",
             Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
             Self::ShimLost => "ContainerStatusUnknown",
+        }
+    }
+}
+
+impl Exit {
+    /// containerd's code for a program that could not be executed.
+    pub(crate) const NOT_EXECUTED: i32 = 128;
+
+    /// The end of a container whose program could not be executed, for this reason.
+    pub(crate) fn not_executed(message: String, finished_at: Timestamp) -> Self {
+        Self {
+            code: Self::NOT_EXECUTED,
+            signal: None,
+            oom_killed: false,
+            reason: ExitReason::StartError,
+            message,
+            started_at: None,
+            finished_at,
         }
     }
 }

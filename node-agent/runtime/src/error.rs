@@ -26,6 +26,8 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("container {key} does not exist")]
     NoContainer { key: String },
+    #[error("container {key}, whose processes were asked for, does not run")]
+    NoTarget { key: String },
     #[error("sandbox {uid} does not exist")]
     NoSandbox { uid: String },
     #[error("{what} {name:?} is not a valid name: it would leave its directory")]
@@ -44,7 +46,7 @@ impl Error {
             Self::Bundle(error) => error.reason(),
             Self::Shim(error) => error.reason(),
             Self::Sandbox(_) | Self::NoSandbox { .. } => "FailedCreatePodSandBox",
-            Self::NotSupported { .. } => "CreateContainerConfigError",
+            Self::NotSupported { .. } | Self::NoTarget { .. } => "CreateContainerConfigError",
             Self::Cgroup(_)
             | Self::Log(_)
             | Self::InUse { .. }

@@ -11,8 +11,7 @@
 //! - After `remove_container` and `remove_sandbox` nothing is left: no process, mount, cgroup, namespace or file but the
 //!   log files, which go with the sandbox.
 //!
-//! Left out on purpose: a shared process namespace, user namespaces. Asking for one of them is
-//! an [`Error::NotSupported`] that names the field.
+//! Left out on purpose: user namespaces. Asking for one is an [`Error::NotSupported`] that names the field.
 
 pub mod bundle;
 pub mod cgroup;

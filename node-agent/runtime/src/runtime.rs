@@ -32,10 +32,11 @@ use crate::bundle;
 use crate::cgroup::{Hierarchies, PodCgroups};
 use crate::container::{ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit};
 use crate::error::{Error, Result};
-use crate::images::{ImageStore, RegistrySettings, snapshot};
+use crate::images::{ImageStore, LayerLimits, RegistrySettings, snapshot};
 use crate::json_file;
 use crate::mounts;
 use crate::sandbox::{self, Sandbox, SandboxSpec};
+use crate::shim::process::InitProcess;
 use crate::shim::protocol::{Request, Response};
 use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client};
 use crate::table::Table;
@@ -61,6 +62,8 @@ pub struct Config {
     pub image_sources: Vec<PathBuf>,
     /// How registries are asked for what no source has; nothing for: not at all.
     pub registries: Option<RegistrySettings>,
+    /// What a layer of an image may come to.
+    pub layer_limits: LayerLimits,
 }
 
 /// What is kept of a container; with it the container can be found again.
@@ -97,7 +100,8 @@ impl Runtime {
         let lock = lock(&config.state_dir)?;
         let hierarchies = Hierarchies::detect()?;
         let table = Arc::new(Table::default());
-        let images = ImageStore::open(config.state_dir.join("images"), config.image_sources)?;
+        let images = ImageStore::open(config.state_dir.join("images"), config.image_sources)?
+            .with_limits(config.layer_limits);
         let runtime = Self {
             images: match config.registries {
                 Some(settings) => images.with_registries(settings),
@@ -185,11 +189,33 @@ impl Runtime {
             created_at: Timestamp::now(),
         };
         let created = self.create_in(&dir, &record, &sandbox);
-        if created.is_err() {
+        if let Err(error) = &created {
             // What failed matters more than what cannot be cleaned up after it: the next try meets that again.
             let _ = self.clean(&dir, &record.cgroup);
+            if let Error::Shim(ShimError::Start(problem)) = error {
+                self.record_not_executed(&dir, &record, problem)?;
+            }
         }
         created
+    }
+
+    /// A container whose program cannot be executed has ended: what comes next is for its restart policy to say.
+    fn record_not_executed(&self, dir: &Path, record: &Record, problem: &str) -> Result<()> {
+        let exit = Exit::not_executed(problem.to_owned(), Timestamp::now());
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        save(&dir.join(crate::shim::EXIT_FILE), &exit)?;
+        save(&dir.join(RECORD_FILE), record)?;
+        self.table.insert(status_of(record, log_path(dir), ContainerState::Exited(exit)));
+        Ok(())
+    }
+
+    /// The process namespace of the container whose processes this one is to see.
+    fn namespace_of_target(&self, spec: &ContainerSpec) -> Result<Option<(PathBuf, InitProcess)>> {
+        let Some(target) = &spec.target else { return Ok(None) };
+        let gone = || Error::NoTarget { key: target.to_string() };
+        let ContainerState::Running { pid, .. } = self.status(target)?.state else { return Err(gone()) };
+        let process = InitProcess::of(pid).ok_or_else(gone)?;
+        Ok(Some((PathBuf::from(format!("/proc/{pid}/ns/pid")), process)))
     }
 
     fn create_in(&self, dir: &Path, record: &Record, sandbox: &Sandbox) -> Result<ContainerStatus> {
@@ -200,8 +226,11 @@ impl Runtime {
         let _pin = self.images.pin_layers(&spec.image.reference, &spec.image.layers)?;
         save(&dir.join(RECORD_FILE), record)?;
         let rootfs = snapshot::mount(&self.images, &spec.image.layers, dir)?;
-        let bundle =
-            bundle::compose(spec, sandbox, dir, &rootfs, &record.cgroup, self.cgroups.hierarchies())?;
+        sandbox::ensure_pause(sandbox, &self.cgroups, &self.program)?;
+        let target = self.namespace_of_target(spec)?;
+        let processes = target.as_ref().map(|(path, _)| path.as_path());
+        let hierarchies = self.cgroups.hierarchies();
+        let bundle = bundle::compose(spec, sandbox, dir, &rootfs, &record.cgroup, hierarchies, processes)?;
         save(&dir.join("config.json"), &bundle.config)?;
         let log = log_path(dir);
         let settings = Settings {
@@ -216,6 +245,12 @@ impl Runtime {
         };
         save(&dir.join(SETTINGS_FILE), &settings)?;
         let child = self.program.spawn_shim(dir)?;
+        // A pid is another process's once its own has gone: then the namespace may have been anybody's.
+        if let (Some((_, process)), Some(target)) = (&target, &spec.target)
+            && !process.is_alive()
+        {
+            return Err(Error::NoTarget { key: target.to_string() });
+        }
         let pid = match client::ask(dir, &Request::State)? {
             Response::State { pid, .. } => pid,
             other => return Err(unexpected(&other)),

@@ -160,6 +160,7 @@ impl Shared {
                     signal: Some(9),
                     oom_killed: false,
                     reason: ExitReason::ShimLost,
+                    message: String::new(),
                     started_at: None,
                     finished_at: Timestamp::now(),
                 };

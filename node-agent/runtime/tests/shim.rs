@@ -72,6 +72,7 @@ fn agent() -> Result<(), Box<dyn Error>> {
         agent_exe: std::env::current_exe()?,
         image_sources: Vec::new(),
         registries: None,
+        layer_limits: Default::default(),
     })?;
     runtime.create_sandbox(&request.sandbox)?;
     runtime.create_container(&request.container)?;

@@ -1,10 +1,12 @@
 //! What this machine is and how it fares, read from the kernel.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use nix::sys::utsname::uname;
+use weir_proto::Quantity;
 
 /// Facts and measures of the machine. What cannot be read is 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Machine {
     /// Bytes of the file system that holds the agent's state.
     pub disk: u64,
     pub disk_available: u64,
+    /// By size of page: bytes set aside, of what the name of the resource says ("hugepages-2Mi").
+    pub huge_pages: BTreeMap<String, u64>,
     pub inodes: u64,
     pub inodes_available: u64,
     pub tasks: u64,
@@ -43,6 +47,7 @@ impl Machine {
             memory_available: kibibytes(&meminfo, "MemAvailable"),
             disk: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
             disk_available: disk.map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
+            huge_pages: huge_pages(),
             inodes: disk.map_or(0, |disk| disk.files()),
             inodes_available: disk.map_or(0, |disk| disk.files_available()),
             tasks: tasks(&line("/proc/loadavg")),
@@ -54,6 +59,35 @@ impl Machine {
             boot_id: line("/proc/sys/kernel/random/boot_id"),
         }
     }
+}
+
+impl Machine {
+    /// As of a Node's capacity. `memory_reserve` is not for pods, and neither is memory set aside as huge pages; without a
+    /// reserve the whole of it is told.
+    pub fn resources(&self, memory_reserve: u64) -> BTreeMap<String, Quantity> {
+        let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        let set_aside = if memory_reserve > 0 { self.huge_pages.values().sum() } else { 0 };
+        let memory = self.memory.saturating_sub(memory_reserve).saturating_sub(set_aside);
+        let mut all = BTreeMap::from([
+            ("cpu".to_owned(), Quantity::from_value(signed(self.cpus))),
+            ("memory".to_owned(), Quantity::from_bytes(signed(memory))),
+            ("ephemeral-storage".to_owned(), Quantity::from_bytes(signed(self.disk))),
+        ]);
+        all.extend(
+            self.huge_pages.iter().map(|(name, bytes)| (name.clone(), Quantity::from_bytes(signed(*bytes)))),
+        );
+        all
+    }
+}
+
+fn huge_pages() -> BTreeMap<String, u64> {
+    let signed = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+    let sizes = weir_runtime::cgroup::huge_pages_of_node().into_iter();
+    sizes.map(|(size, count)| (huge_page_name(signed(size)), size.saturating_mul(count))).collect()
+}
+
+fn huge_page_name(size: i64) -> String {
+    format!("hugepages-{}", Quantity::from_bytes(size))
 }
 
 fn architecture() -> &'static str {
@@ -89,6 +123,7 @@ mod tests {
     fn the_kernels_files_are_read() {
         assert_eq!(kibibytes("MemTotal:       16384 kB\nMemAvailable: 8 kB\n", "MemAvailable"), 8192);
         assert_eq!(tasks("0.20 0.18 0.12 1/80 11206"), 80);
+        assert_eq!([2 << 20, 1 << 30].map(huge_page_name), ["hugepages-2Mi", "hugepages-1Gi"]);
         assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
     }
 

@@ -53,13 +53,9 @@ pub(super) fn same_but_for_heartbeats(old: &Node, new: &Node) -> bool {
 }
 
 fn resources(config: &Config, machine: &Machine, memory_reserve: u64) -> BTreeMap<String, Quantity> {
-    let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-    BTreeMap::from([
-        ("cpu".to_owned(), Quantity::from_value(signed(machine.cpus))),
-        ("memory".to_owned(), Quantity::from_bytes(signed(machine.memory.saturating_sub(memory_reserve)))),
-        ("ephemeral-storage".to_owned(), Quantity::from_bytes(signed(machine.disk))),
-        ("pods".to_owned(), Quantity::from_value(i64::from(config.max_pods))),
-    ])
+    let mut all = machine.resources(memory_reserve);
+    all.insert("pods".to_owned(), Quantity::from_value(i64::from(config.max_pods)));
+    all
 }
 
 fn system_info(machine: &Machine) -> NodeSystemInfo {

@@ -98,7 +98,7 @@ impl Worker {
         let container = find_container(pod, &key.name)?;
         let handler = container.lifecycle.as_ref()?.pre_stop.clone()?;
         let state = self.context.runtime.status(key).ok()?.state;
-        matches!(state, ContainerState::Running { .. }).then(|| (handler, self.target(pod, container, key)))
+        matches!(state, ContainerState::Running { .. }).then(|| (handler, self.target(pod, &container, key)))
     }
 
     fn target(&self, pod: &Pod, container: &Container, key: &ContainerKey) -> Target {

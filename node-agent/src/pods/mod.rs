@@ -6,10 +6,12 @@
 //! Nothing needed lies in memory only: after a restart workers find sandboxes and containers through the runtime, and
 //! pods that the API forgot meanwhile are torn down.
 
+mod admission;
 mod container;
 mod downward;
 mod env;
 mod env_files;
+mod ephemeral;
 mod eviction;
 mod feeds;
 mod hooks;
@@ -49,6 +51,7 @@ use weir_proto::Quantity;
 use weir_proto::core::v1::Pod;
 use weir_runtime::{Runtime, Sandbox};
 
+pub use admission::Rules;
 pub use eviction::{Ending, Endings};
 pub use feeds::Feeds;
 pub use sandbox::Names;
@@ -66,6 +69,9 @@ pub struct Context {
     pub allocatable: BTreeMap<String, Quantity>,
     pub names: Names,
     pub seccomp_dir: PathBuf,
+    pub rules: Rules,
+    /// Most processes of a pod.
+    pub pod_max_pids: Option<u64>,
     pub client: Client,
     pub recorder: Recorder,
     pub runtime: Arc<Runtime>,

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use weir_proto::core::v1::{Container, ContainerUser, Pod};
 use weir_runtime::{ContainerKey, ContainerState, ContainerStatus, Exit};
 
+use super::ephemeral;
 use super::eviction::Ending;
 
 /// Delays between restarts, as Kubernetes has them.
@@ -142,6 +143,9 @@ pub(super) fn runs_again(pod: &Pod, container: &Container, is_init: bool, exit: 
     if is_sidecar(container) {
         return true;
     }
+    if ephemeral::is_ephemeral(pod, &container.name) {
+        return false;
+    }
     match pod.spec().restart_policy.as_str() {
         "Never" => false,
         "OnFailure" => exit.code != 0,
@@ -172,5 +176,28 @@ mod tests {
         let seconds: Vec<i64> = (0..8).map(|crashes| delay(crashes).as_secs()).collect();
         assert_eq!(seconds, [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(delay(u32::MAX).as_secs(), 300);
+    }
+
+    #[test]
+    fn a_run_of_ten_minutes_is_forgiven_what_came_before() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let exit = |seconds: i64| Exit {
+            code: 1,
+            signal: None,
+            oom_killed: false,
+            reason: weir_runtime::ExitReason::Error,
+            message: String::new(),
+            started_at: Some(at(1_000)),
+            finished_at: at(1_000 + seconds),
+        };
+        let mut crashes = 0;
+        let mut waits = Vec::new();
+        for seconds in [1, 1, 599, 1, 600, 1, 1] {
+            let exit = exit(seconds);
+            let seen = Observed { crashes: [("c".to_owned(), crashes)].into(), ..Observed::default() };
+            waits.push(seen.restart_at("c", &exit).duration_since(exit.finished_at).as_secs());
+            crashes = crashes_after(crashes, &exit);
+        }
+        assert_eq!(waits, [0, 10, 20, 40, 0, 10, 20]);
     }
 }

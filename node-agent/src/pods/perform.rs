@@ -1,6 +1,7 @@
 //! Does what a plan says, one step at a time, and tells users by events. The only place that changes anything.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -14,8 +15,13 @@ use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
 use super::worker::{Worker, all_containers};
-use super::{container, env, resolv_conf, sandbox, services, termination, volumes};
+use super::{container, env, ephemeral, resolv_conf, sandbox, services, termination, volumes};
 use crate::dataplane::DataplaneError;
+
+/// What the runtime says of a program that could not be executed.
+const NOT_EXECUTED: &str = "RunContainerError";
+/// How long the end of such a container may be on its way.
+const END_OF_START: Duration = Duration::from_secs(10);
 
 /// Why a step failed.
 #[derive(Debug, Error)]
@@ -128,12 +134,12 @@ impl Worker {
             Step::MountVolumes => ("", setup("FailedMount"), message),
             Step::Start { container, .. } => {
                 let before = self.memory.starts.get(container);
-                let own = pod.and_then(|pod| find_container(pod, container)).map(|found| &*found.image);
+                let own = pod.and_then(|pod| find_container(pod, container)).map(|found| found.image);
                 let image = match error {
                     PerformError::VolumeImage { image, .. } => Some(image),
                     _ => None,
                 };
-                let named = image.map(String::as_str).or(own).unwrap_or_default();
+                let named = image.or(own.as_ref()).map_or("", String::as_str);
                 let told = image_trouble(error.reason(), named, &message);
                 let said = told.as_ref().map_or_else(|| message.clone(), |(_, _, said)| said.clone());
                 let image = image.cloned();
@@ -147,7 +153,11 @@ impl Worker {
                     }
                     None => format!("Error: {message}"),
                 };
-                self.memory.starts.insert(container.clone(), failure);
+                if failure.reason == NOT_EXECUTED {
+                    self.memory.starts.remove(container);
+                } else {
+                    self.memory.starts.insert(container.clone(), failure);
+                }
                 (container.as_str(), "Failed".to_owned(), text)
             }
             Step::Stop { .. } | Step::Remove { .. } | Step::TearDown | Step::DetachNetwork => {
@@ -175,7 +185,8 @@ impl Worker {
         for omission in resolv_conf::form(pod, &self.context.names).omissions {
             self.warn(pod, "", "DNSConfigForming", omission);
         }
-        let spec = sandbox::spec(pod, &addresses, &self.context.names);
+        let mut spec = sandbox::spec(pod, &addresses, &self.context.names);
+        spec.resources.pids_limit = self.context.pod_max_pids;
         let made = self.blocking(move |runtime| runtime.create_sandbox(&spec)).await??;
         self.memory.sandbox = Some(made);
         self.memory.setup = None;
@@ -229,7 +240,7 @@ impl Worker {
 
     async fn start(&mut self, pod: &Arc<Pod>, name: &str, restart: u32) -> Result {
         let container =
-            find_container(pod, name).ok_or_else(|| PerformError::NoContainer(name.to_owned()))?.clone();
+            find_container(pod, name).ok_or_else(|| PerformError::NoContainer(name.to_owned()))?;
         let key = ContainerKey::new(&self.uid, name, restart);
         container::check(pod, &container)?;
         self.remember_crash(&key);
@@ -239,17 +250,23 @@ impl Worker {
         let image = self.image(pod, &container).await?;
         let (pod_dir, run) = (dir.clone(), key.clone());
         self.blocking(move |_| termination::prepare(&pod_dir, &run)).await?.map_err(PerformError::Message)?;
-        let spec =
+        let mut spec =
             container::spec(pod, &container, key.clone(), image, variables, &dir, &self.context.seccomp_dir)?;
+        spec.target = ephemeral::target(pod, name, &self.context.runtime.list());
         let create = move |runtime: &Runtime| runtime.create_container(&spec);
         self.blocking(create).await??;
         self.tell(pod, name, "Created", format!("Created container: {name}"));
         let started = key.clone();
         let start = move |runtime: &Runtime| {
             let outcome = runtime.start_container(&started);
-            if outcome.is_err() {
+            match &outcome {
+                // It has ended: its restart policy says what comes next.
+                Err(error) if error.reason() == NOT_EXECUTED => {
+                    runtime.wait_container(&started, END_OF_START)?;
+                }
                 // It never ran: the next try makes it anew under the same number.
-                runtime.remove_container(&started)?;
+                Err(_) => runtime.remove_container(&started)?,
+                Ok(_) => {}
             }
             outcome
         };
@@ -354,7 +371,11 @@ impl Worker {
         let mut about = reference(pod);
         if !container.is_empty() {
             let is_init = pod.spec().init_containers.iter().any(|init| init.name == container);
-            let field = if is_init { "initContainers" } else { "containers" };
+            let field = match ephemeral::is_ephemeral(pod, container) {
+                true => "ephemeralContainers",
+                false if is_init => "initContainers",
+                false => "containers",
+            };
             about.field_path = format!("spec.{field}{{{container}}}");
         }
         about
@@ -369,8 +390,10 @@ impl Worker {
     }
 }
 
-pub(super) fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    all_containers(pod).map(|(_, container)| container).find(|container| container.name == name)
+/// Ephemeral ones included.
+pub(super) fn find_container(pod: &Pod, name: &str) -> Option<Container> {
+    let found = all_containers(pod).map(|(_, container)| container).find(|container| container.name == name);
+    found.cloned().or_else(|| ephemeral::containers(pod).find(|container| container.name == name))
 }
 
 /// What went wrong with an image, in the kubelet's words: the event's reason and text, and what the status says.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use weir_proto::core::v1::{Container, Pod};
 use weir_runtime::{ContainerKey, ContainerState, ContainerStatus};
 
+use super::ephemeral;
 use super::observed::{Observed, exit, is_sidecar, runs_again};
 use super::phase::{self, Verdict};
 
@@ -59,7 +60,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    fn look_again(&mut self, at: Timestamp) {
+    pub(super) fn look_again(&mut self, at: Timestamp) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 }
@@ -70,7 +71,7 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
     match pod {
         None if seen.anything() => plan.steps.push(Step::TearDown),
         None => {}
-        Some(pod) if pod.meta().deletion_timestamp.is_some() => end(pod, seen, &mut plan),
+        Some(pod) if pod.meta().deletion_timestamp.is_some() => end(pod, seen, now, &mut plan),
         Some(pod) => match phase::verdict(pod, seen, now) {
             Verdict::Runs { deadline } => {
                 if let Some(deadline) = deadline {
@@ -92,9 +93,10 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
 }
 
 /// The API wants the pod gone.
-fn end(pod: &Pod, seen: &Observed, plan: &mut Plan) {
-    let at = pod.meta().deletion_timestamp.map_or(0, |time| time.unix());
-    stop_all(seen, Timestamp::from_second(at).unwrap_or(Timestamp::MIN), plan);
+fn end(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
+    // The whole of it, counted from here: the API's time of deletion knows seconds only.
+    let grace = pod.meta().deletion_grace_period_seconds.unwrap_or(0).max(0);
+    stop_all(seen, later(now, grace), plan);
     if seen.alive().next().is_some() || seen.confirmed {
         return;
     }
@@ -118,8 +120,11 @@ fn stop(run: &ContainerStatus, seen: &Observed, deadline: Timestamp, why: Why, p
 }
 
 fn grace_from(pod: &Pod, now: Timestamp) -> Timestamp {
-    let seconds = pod.spec().termination_grace_period_seconds.unwrap_or(30).max(0);
-    now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    later(now, pod.spec().termination_grace_period_seconds.unwrap_or(30).max(0))
+}
+
+fn later(time: Timestamp, seconds: i64) -> Timestamp {
+    time.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
@@ -141,6 +146,7 @@ fn run(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
             run_container(pod, container, false, seen, now, plan);
         }
     }
+    ephemeral::run(pod, seen, now, plan);
     let starts = plan.steps[before..].iter().any(|step| matches!(step, Step::Start { .. }));
     if starts && !seen.volumes {
         plan.steps.insert(before, Step::MountVolumes);

@@ -54,6 +54,7 @@ fn ended(code: i32, seconds_ago: i64) -> ContainerState {
         code,
         signal: None,
         oom_killed: false,
+        message: String::new(),
         reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
         started_at: Some(at(NOW - seconds_ago - 1)),
         finished_at: at(NOW - seconds_ago),
@@ -182,7 +183,11 @@ fn an_unhealthy_container_is_stopped_once() {
 #[test]
 fn a_deleted_pod_is_stopped_then_torn_down_then_confirmed() {
     let mut pod = pod("Always", &[], &["a"]);
-    pod.meta_mut().deletion_timestamp = Some(Time::from_unix(NOW + 30));
+    let delete = |pod: &mut Pod, grace: i64| {
+        pod.meta_mut().deletion_timestamp = Some(Time::from_unix(NOW + grace));
+        pod.meta_mut().deletion_grace_period_seconds = Some(grace);
+    };
+    delete(&mut pod, 30);
     let key = ContainerKey::new("u", "a", 0);
     let stop = |deadline| Step::Stop { key: key.clone(), deadline: at(deadline), why: Why::PodEnds };
     let mut seen = ready_made(&[("a", running())]);
@@ -190,7 +195,10 @@ fn a_deleted_pod_is_stopped_then_torn_down_then_confirmed() {
     seen.stopping.insert(key.clone(), at(NOW + 30));
     assert_eq!(steps(&pod, &seen), []);
     // Deleted again, with less patience.
-    pod.meta_mut().deletion_timestamp = Some(Time::from_unix(NOW + 1));
+    delete(&mut pod, 1);
+    assert_eq!(steps(&pod, &seen), [stop(NOW + 1)]);
+    // What was seen late is given its time all the same.
+    pod.meta_mut().deletion_timestamp = Some(Time::from_unix(NOW - 100));
     assert_eq!(steps(&pod, &seen), [stop(NOW + 1)]);
     assert_eq!(steps(&pod, &ready_made(&[("a", ended(143, 0))])), [Step::TearDown, Step::ConfirmEnd]);
     assert_eq!(steps(&pod, &Observed::default()), [Step::ConfirmEnd]);
@@ -291,6 +299,7 @@ prop_compose! {
     ) -> (Pod, Observed) {
         let mut pod = pod(policy, &["init", "side"], &["a", "b"]);
         pod.meta_mut().deletion_timestamp = deleted.map(|seconds| Time::from_unix(NOW + seconds));
+        pod.meta_mut().deletion_grace_period_seconds = deleted.map(i64::abs);
         let mut seen = ready_made(&runs);
         [seen.sandbox, seen.attached, seen.volumes, seen.leftovers, _] = flags;
         if let Some((name, attempts, ago)) = failed {

@@ -46,6 +46,7 @@ pub(super) fn security(spec: &PodSpec, container: &Container, seccomp_dir: &Path
         run_as_user: own.run_as_user.or(pod.run_as_user).and_then(id),
         run_as_group: own.run_as_group.or(pod.run_as_group).and_then(id),
         run_as_non_root: own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false),
+        strict_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         supplemental_groups: pod.supplemental_groups.into_iter().chain(pod.fs_group).filter_map(id).collect(),
         privileged: own.privileged.unwrap_or(false),
         read_only_root: own.read_only_root_filesystem.unwrap_or(false),

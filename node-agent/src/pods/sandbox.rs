@@ -32,6 +32,7 @@ pub(super) fn spec(pod: &Pod, addresses: &[IpAddr], names: &Names) -> SandboxSpe
         host_ipc: spec.host_ipc,
         host_pid: spec.host_pid,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
+        user_namespace: spec.host_users == Some(false),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         qos: resources::qos(spec),
         resources: resources::of_pod(spec),

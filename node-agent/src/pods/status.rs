@@ -10,6 +10,7 @@ use weir_proto::core::v1::{
 use weir_proto::meta::v1::Time;
 use weir_runtime::{ContainerState, ContainerStatus, Exit};
 
+use super::ephemeral;
 use super::observed::{Observed, exit, is_sidecar, runs_again};
 use super::phase::{self, Verdict};
 use super::resources;
@@ -55,6 +56,11 @@ pub(super) fn status(
     if matches!(verdict, Verdict::Runs { .. }) || !seen.runs.is_empty() {
         status.init_container_statuses = container_statuses(&pod.spec().init_containers, true);
         status.container_statuses = container_statuses(&pod.spec().containers, false);
+        let ephemeral = pod.spec().ephemeral_containers.iter().map(|container| {
+            let status = container_status(pod, &Container::from(container), false, seen, now);
+            ephemeral::status(pod, container, seen, status)
+        });
+        status.ephemeral_container_statuses = ephemeral.collect();
     }
     for condition in conditions(pod, seen, &verdict, &status.conditions) {
         set_condition(&mut status.conditions, condition, time);
@@ -192,7 +198,10 @@ fn terminated(run: &ContainerStatus, exit: &Exit, seen: &Observed) -> State {
             exit_code: exit.code,
             signal: exit.signal.unwrap_or(0),
             reason: exit.reason.as_str().to_owned(),
-            message: seen.last_words.get(&run.key).cloned().unwrap_or_default(),
+            message: match exit.message.as_str() {
+                "" => seen.last_words.get(&run.key).cloned().unwrap_or_default(),
+                problem => problem.to_owned(),
+            },
             started_at: exit.started_at.and_then(time),
             finished_at: time(exit.finished_at),
         }),

@@ -65,6 +65,7 @@ fn ended(code: i32) -> ContainerState {
             137 => ExitReason::OomKilled,
             _ => ExitReason::Error,
         },
+        message: String::new(),
         started_at: Some(at(NOW - 9)),
         finished_at: at(NOW - 3),
     })

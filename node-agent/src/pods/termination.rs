@@ -14,7 +14,8 @@ use weir_runtime::logs::{Cancel, LogOptions};
 use weir_runtime::{ContainerKey, Mount, Runtime};
 
 use super::observed::exit;
-use super::worker::{Worker, all_containers};
+use super::perform::find_container;
+use super::worker::Worker;
 
 /// The kubelet's limits, in bytes and lines.
 const MESSAGE_LIMIT: u64 = 4096;
@@ -57,11 +58,10 @@ impl Worker {
         let ended = runs.into_iter().filter_map(|run| Some((run.key.clone(), exit(&run)?.code)));
         let fresh: Vec<_> = ended.filter(|(key, _)| !self.memory.last_words.contains_key(key)).collect();
         for (key, code) in fresh {
-            let found = all_containers(pod).find(|(_, container)| container.name == key.name);
+            let found = find_container(pod, &key.name);
             let logs = code != 0
-                && found.is_some_and(|(_, container)| {
-                    container.termination_message_policy == "FallbackToLogsOnError"
-                });
+                && found
+                    .is_some_and(|container| container.termination_message_policy == "FallbackToLogsOnError");
             let (dir, of) = (dir.clone(), key.clone());
             let words =
                 self.blocking(move |runtime| read(runtime, &dir, &of, logs)).await.unwrap_or_default();

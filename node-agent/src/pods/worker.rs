@@ -16,6 +16,7 @@ use super::Context;
 use super::eviction::Ending;
 use super::mirror::is_static_uid;
 use super::observed::{Failure, Observed, Probed, exit, runs_again};
+use super::perform::find_container;
 use super::plan::plan;
 use super::probes::{Prober, Target};
 use super::sources::Versions;
@@ -103,6 +104,7 @@ impl Worker {
         loop {
             let pod = self.present();
             self.take_ending(pod.as_deref());
+            self.admit(pod.as_deref());
             self.tend_probers(pod.as_deref());
             self.look_at_users();
             if let Some(pod) = &pod {
@@ -321,11 +323,8 @@ impl Worker {
     /// The same for each wait before a pull is tried again.
     fn tell_of_pulls(&mut self, pod: &Pod, seen: &Observed) {
         self.memory.told_pulls.retain(|container, _| seen.starts.contains_key(container));
-        for (_, container) in all_containers(pod) {
-            let Some(failure) = seen.starts.get(&container.name).filter(|f| f.reason == "ErrImagePull")
-            else {
-                continue;
-            };
+        for (name, failure) in seen.starts.iter().filter(|(_, failure)| failure.reason == "ErrImagePull") {
+            let Some(container) = find_container(pod, name) else { continue };
             let told = self.memory.told_pulls.insert(container.name.clone(), failure.attempts);
             if told != Some(failure.attempts) {
                 let image = failure.image.as_ref().unwrap_or(&container.image);

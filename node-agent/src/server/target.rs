@@ -39,7 +39,9 @@ pub(super) fn running(sources: &Sources, pod: &Pod, container: &str) -> Result<C
 
 fn container_name(pod: &Pod, wanted: &str) -> Result<String, ApiError> {
     let spec = pod.spec();
-    let all = || spec.containers.iter().chain(&spec.init_containers).map(|container| container.name.clone());
+    let others =
+        || spec.containers.iter().chain(&spec.init_containers).map(|container| container.name.clone());
+    let all = || others().chain(spec.ephemeral_containers.iter().map(|container| container.name.clone()));
     let names = || all().collect::<Vec<_>>().join(" ");
     let pod = &pod.meta().name;
     if wanted.is_empty() {

@@ -8,7 +8,7 @@ use nix::sys::stat::{major, minor};
 use serde_json::{Value, json};
 
 use super::{BundleError, mounts, seccomp};
-use crate::cgroup::{CPU_PERIOD, Hierarchies, cpu_quota, cpu_shares, page_size_name};
+use crate::cgroup::{CPU_PERIOD, Hierarchies, cpu_quota, cpu_shares, huge_page_limits, page_size_name};
 use crate::container::{ContainerSpec, Resources};
 use crate::sandbox::Sandbox;
 
@@ -34,15 +34,16 @@ pub(super) fn linux(
     sandbox: &Sandbox,
     cgroup: &str,
     hierarchies: &Hierarchies,
+    processes: Option<&Path>,
 ) -> Result<Value, BundleError> {
     let privileged = spec.security.privileged;
-    let mut resources = resources(&spec.resources);
+    let mut resources = resources(&spec.resources, hierarchies);
     // Denied first; libcontainer then allows what every container has (null, zero, random, tty, pts, …).
     resources["devices"] = json!([{ "allow": privileged, "access": "rwm" }]);
     let mut linux = json!({
         // Absolute and unique: an empty path would mean the shim's own group, and removing that kills the shim.
         "cgroupsPath": format!("/{cgroup}"),
-        "namespaces": namespaces(sandbox),
+        "namespaces": namespaces(sandbox, processes),
         "resources": resources,
         "rootfsPropagation": mounts::of_root(spec),
     });
@@ -61,7 +62,8 @@ pub(super) fn linux(
     Ok(linux)
 }
 
-fn namespaces(sandbox: &Sandbox) -> Vec<Value> {
+/// `processes` is the process namespace of others that the container joins.
+fn namespaces(sandbox: &Sandbox, processes: Option<&Path>) -> Vec<Value> {
     let mut namespaces = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
     let pinned = |kind: &str, file: &str| json!({ "type": kind, "path": sandbox.namespace(file) });
     if !sandbox.spec.host_network {
@@ -70,13 +72,16 @@ fn namespaces(sandbox: &Sandbox) -> Vec<Value> {
     if !sandbox.spec.host_ipc {
         namespaces.push(pinned("ipc", "ipc"));
     }
-    if !sandbox.spec.host_pid {
-        namespaces.push(json!({ "type": "pid" }));
+    match processes {
+        _ if sandbox.spec.host_pid => {}
+        Some(path) => namespaces.push(json!({ "type": "pid", "path": path })),
+        None if sandbox.shares_processes() => namespaces.push(pinned("pid", "pid")),
+        None => namespaces.push(json!({ "type": "pid" })),
     }
     namespaces
 }
 
-fn resources(asked: &Resources) -> Value {
+fn resources(asked: &Resources, hierarchies: &Hierarchies) -> Value {
     let mut cpu = json!({ "shares": cpu_shares(asked.cpu_request.or(asked.cpu_limit)) });
     if let Some(limit) = asked.cpu_limit {
         cpu["quota"] = cpu_quota(limit).into();
@@ -89,8 +94,9 @@ fn resources(asked: &Resources) -> Value {
     if let Some(limit) = asked.pids_limit {
         resources["pids"] = json!({ "limit": i64::try_from(limit).unwrap_or(i64::MAX) });
     }
-    if !asked.huge_pages.is_empty() {
-        let limits = asked.huge_pages.iter();
+    let huge_pages = huge_page_limits(&asked.huge_pages, hierarchies.limits_huge_pages());
+    if !huge_pages.is_empty() {
+        let limits = huge_pages.iter();
         let limits = limits.map(|p| json!({ "pageSize": page_size_name(p.page_size), "limit": p.limit }));
         resources["hugepageLimits"] = limits.collect();
     }

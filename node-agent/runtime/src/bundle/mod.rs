@@ -30,8 +30,9 @@ use crate::sandbox::Sandbox;
 pub enum BundleError {
     #[error("no command specified: neither the container nor image {image:?} gives one")]
     NoCommand { image: String },
-    #[error("securityContext.runAsNonRoot is set and the container would run as root (uid 0, from {origin})")]
-    RunsAsRoot { origin: &'static str },
+    /// In the kubelet's words.
+    #[error("{problem} (pod: {pod:?}, container: {container})")]
+    RunsAsRoot { problem: String, pod: String, container: String },
     #[error("user {user:?} of the image: {problem}")]
     NoUser { user: String, problem: String },
     #[error("securityContext.capabilities: {name:?} is not a capability")]
@@ -82,7 +83,8 @@ pub(crate) struct Bundle {
 }
 
 /// Composes `config.json`. `rootfs` is mounted; missing working directory and volume directories are made in it. Parts of
-/// volumes are mounted in `dir`, the container's directory.
+/// volumes are mounted in `dir`, the container's directory. `processes` is the process namespace of another container, for
+/// one that is to see its processes.
 pub(crate) fn compose(
     spec: &ContainerSpec,
     sandbox: &Sandbox,
@@ -90,16 +92,17 @@ pub(crate) fn compose(
     rootfs: &Path,
     cgroup: &str,
     hierarchies: &Hierarchies,
+    processes: Option<&Path>,
 ) -> Result<Bundle> {
     let root = rootfs::Root::open(rootfs)?;
-    let user = user::resolve(spec, &root)?;
+    let user = user::resolve(spec, &sandbox.spec, &root)?;
     let process = process::process(spec, sandbox, &root, &user)?;
     let config = json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": spec.security.read_only_root },
         "mounts": mounts::mounts(spec, sandbox, dir)?,
         "process": process,
-        "linux": linux::linux(spec, sandbox, cgroup, hierarchies)?,
+        "linux": linux::linux(spec, sandbox, cgroup, hierarchies, processes)?,
     });
     Ok(Bundle { config, uid: user.uid })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::BundleError;
 use super::rootfs::Root;
 use crate::container::ContainerSpec;
+use crate::sandbox::SandboxSpec;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct User {
@@ -13,15 +14,36 @@ pub(super) struct User {
     pub(super) additional_gids: Vec<u32>,
 }
 
-pub(super) fn resolve(spec: &ContainerSpec, root: &Root) -> Result<User, BundleError> {
+pub(super) fn resolve(spec: &ContainerSpec, pod: &SandboxSpec, root: &Root) -> Result<User, BundleError> {
     let passwd = root.read(Path::new("/etc/passwd"))?.unwrap_or_default();
     let group = root.read(Path::new("/etc/group"))?.unwrap_or_default();
     let user = look_up(spec, &passwd, &group)?;
-    if spec.security.run_as_non_root && user.uid == 0 {
-        let origin = if spec.security.run_as_user.is_some() { "runAsUser" } else { "the image" };
-        return Err(BundleError::RunsAsRoot { origin });
+    match breaks_non_root(spec, &user) {
+        None => Ok(user),
+        Some(problem) => Err(BundleError::RunsAsRoot {
+            problem,
+            pod: format!("{}_{}({})", pod.name, pod.namespace, pod.uid),
+            container: spec.key.name.clone(),
+        }),
     }
-    Ok(user)
+}
+
+/// The kubelet's rule: a user by name counts as one that cannot be told, whatever the image says of it.
+fn breaks_non_root(spec: &ContainerSpec, user: &User) -> Option<String> {
+    if !spec.security.run_as_non_root {
+        return None;
+    }
+    if spec.security.run_as_user.is_some() {
+        return (user.uid == 0).then(|| "container's runAsUser breaks non-root policy".to_owned());
+    }
+    let of_image = spec.image.config.user.as_deref().unwrap_or("");
+    let name = of_image.split(':').next().unwrap_or("");
+    if !name.is_empty() && name.parse::<u32>().is_err() {
+        return Some(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+        ));
+    }
+    (user.uid == 0).then(|| "container has runAsNonRoot and image will run as root".to_owned())
 }
 
 fn look_up(spec: &ContainerSpec, passwd: &str, group: &str) -> Result<User, BundleError> {
@@ -63,7 +85,7 @@ fn look_up(spec: &ContainerSpec, passwd: &str, group: &str) -> Result<User, Bund
     };
     let name = name.or(entry.as_ref().map(|fields| fields[0]));
     let mut additional_gids = spec.security.supplemental_groups.clone();
-    for fields in entries(group) {
+    for fields in entries(group).filter(|_| !spec.security.strict_groups) {
         let member =
             name.is_some_and(|name| fields.get(3).is_some_and(|names| names.split(',').any(|n| n == name)));
         if let Some(gid) = number(&fields, 2).filter(|_| member) {
@@ -113,6 +135,32 @@ mod tests {
         assert_eq!(ids(&spec("5000:6000")), (5000, 6000, vec![]));
         assert!(look_up(&spec("nobody-here"), PASSWD, GROUP).is_err());
         assert!(look_up(&spec("web:nogroup"), PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn a_strict_policy_leaves_the_images_groups_out() {
+        let mut strict = spec("web");
+        strict.security.strict_groups = true;
+        strict.security.supplemental_groups = vec![2000];
+        assert_eq!(ids(&strict), (101, 102, vec![2000]));
+    }
+
+    #[test]
+    fn whoever_may_be_root_breaks_the_policy_in_the_kubelets_words() {
+        let problem = |user: &str, run_as: Option<u32>| {
+            let mut spec = spec(user);
+            (spec.security.run_as_non_root, spec.security.run_as_user) = (true, run_as);
+            breaks_non_root(&spec, &look_up(&spec, PASSWD, GROUP).expect("a known user")).unwrap_or_default()
+        };
+        assert_eq!(problem("101", None), "");
+        assert_eq!(problem("web", Some(101)), "");
+        assert_eq!(problem("", None), "container has runAsNonRoot and image will run as root");
+        assert_eq!(problem("0:0", None), "container has runAsNonRoot and image will run as root");
+        assert_eq!(problem("101", Some(0)), "container's runAsUser breaks non-root policy");
+        assert_eq!(
+            problem("web", None),
+            "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root"
+        );
     }
 
     #[test]

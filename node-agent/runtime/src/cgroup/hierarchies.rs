@@ -24,21 +24,27 @@ pub(crate) struct Hierarchies {
     unified: Option<PathBuf>,
     pub(super) memory: Option<PathBuf>,
     pub(super) cpuacct: Option<PathBuf>,
+    hugetlb: bool,
 }
 
 impl Hierarchies {
     pub(crate) fn detect() -> Result<Self, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
         let mounts = fs::read_to_string(path).map_err(io_error("read", path))?;
-        let found = Self::from_mountinfo(&mounts);
+        let mut found = Self::from_mountinfo(&mounts);
         if found.v1.is_empty() && found.unified.is_none() {
             return Err(CgroupError::NoHierarchy);
+        }
+        // On hybrid hosts limits are set in the version 1 hierarchies alone.
+        if let Some(root) = found.unified.as_ref().filter(|_| found.v1.is_empty()) {
+            let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            found.hugetlb |= controllers.split_whitespace().any(|name| name == "hugetlb");
         }
         Ok(found)
     }
 
     fn from_mountinfo(mounts: &str) -> Self {
-        let mut found = Self { v1: Vec::new(), unified: None, memory: None, cpuacct: None };
+        let mut found = Self { v1: Vec::new(), unified: None, memory: None, cpuacct: None, hugetlb: false };
         for line in mounts.lines() {
             let Some((head, tail)) = line.split_once(" - ") else { continue };
             let Some(point) = head.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -54,6 +60,7 @@ impl Hierarchies {
                     if has("memory") {
                         found.memory = Some(point.clone());
                     }
+                    found.hugetlb |= has("hugetlb");
                     if has("cpuacct") {
                         found.cpuacct = Some(point.clone());
                     }
@@ -70,6 +77,10 @@ impl Hierarchies {
         self.v1.is_empty()
     }
 
+    pub(crate) fn limits_huge_pages(&self) -> bool {
+        self.hugetlb
+    }
+
     pub(crate) fn v1_mount_points(&self) -> &[PathBuf] {
         &self.v1
     }
@@ -79,8 +90,22 @@ impl Hierarchies {
         Some(self.unified.as_ref()?.join(cgroup))
     }
 
-    fn dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    /// `cgroup` in every hierarchy.
+    pub(crate) fn dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
         self.v1.iter().chain(&self.unified).map(move |root| root.join(cgroup))
+    }
+
+    /// Lets groups below `cgroup` have what it has of version 2's controllers. libcontainer does so only for groups whose
+    /// directory it makes itself, and the container's is there already when devices have been denied to it.
+    pub(crate) fn delegate(&self, cgroup: &str) -> Result<(), CgroupError> {
+        let Some(dir) = self.unified_dir(cgroup) else { return Ok(()) };
+        let path = dir.join("cgroup.controllers");
+        let controllers = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        let path = dir.join("cgroup.subtree_control");
+        for controller in controllers.split_whitespace() {
+            fs::write(&path, format!("+{controller}")).map_err(io_error("write", &path))?;
+        }
+        Ok(())
     }
 
     /// How often the out-of-memory killer struck in `cgroup`. To be read before the group is removed; the counters of

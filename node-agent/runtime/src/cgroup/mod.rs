@@ -9,6 +9,7 @@
 
 pub(crate) mod devices;
 mod hierarchies;
+mod huge_pages;
 mod pod;
 mod qos;
 mod usage;
@@ -17,6 +18,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub(crate) use hierarchies::Hierarchies;
+pub(crate) use huge_pages::huge_page_limits;
+pub use huge_pages::huge_pages_of_node;
 pub(crate) use pod::{PodCgroups, page_size_name};
 pub use qos::{QosClass, cpu_quota, cpu_shares, oom_score_adj, pod_resources};
 pub use usage::Usage;

@@ -11,7 +11,7 @@ use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
 
 use super::hierarchies::io_error;
 use super::qos::cpu_weight;
-use super::{CPU_PERIOD, CgroupError, Hierarchies, QosClass, cpu_quota, cpu_shares};
+use super::{CPU_PERIOD, CgroupError, Hierarchies, QosClass, cpu_quota, cpu_shares, huge_page_limits};
 use crate::container::Resources;
 
 /// Tries at making a group while another runtime on this machine removes a parent that it saw empty.
@@ -72,7 +72,8 @@ impl PodCgroups {
         }
         // Parents with this group in them are not pruned.
         drop(exclusive);
-        limit(&group, &path, resources)?;
+        self.hierarchies.delegate(&path)?;
+        limit(&group, &path, resources, self.hierarchies.limits_huge_pages())?;
         Ok(path)
     }
 
@@ -90,7 +91,12 @@ impl PodCgroups {
     }
 }
 
-fn limit(group: &Cgroup, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+fn limit(
+    group: &Cgroup,
+    path: &str,
+    resources: &Resources,
+    limits_huge_pages: bool,
+) -> Result<(), CgroupError> {
     let set = |setting| move |source| CgroupError::Set { setting, path: path.to_owned(), source };
     let missing = |setting| CgroupError::NoController { setting, path: path.to_owned() };
 
@@ -116,7 +122,7 @@ fn limit(group: &Cgroup, path: &str, resources: &Resources) -> Result<(), Cgroup
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         pids.set_pid_max(MaxValue::Value(count)).map_err(set("pids limit"))?;
     }
-    for pages in &resources.huge_pages {
+    for pages in huge_page_limits(&resources.huge_pages, limits_huge_pages) {
         let huge = group.controller_of::<HugeTlbController>().ok_or_else(|| missing("huge page limit"))?;
         let size = page_size_name(pages.page_size);
         huge.set_limit_in_bytes(&size, pages.limit).map_err(set("huge page limit"))?;

@@ -61,19 +61,26 @@ pub fn pod_resources(containers: &[Resources], init_containers: &[Resources]) ->
         memory_request: request(|r| r.memory_request.or(r.memory_limit)),
         memory_limit: limit(|r| r.memory_limit),
         pids_limit: limit(|r| r.pids_limit),
-        huge_pages: huge_pages(containers),
+        huge_pages: huge_pages(containers, init_containers),
     }
 }
 
-fn huge_pages(containers: &[Resources]) -> Vec<HugePages> {
-    let mut sums: Vec<HugePages> = Vec::new();
+fn huge_pages(containers: &[Resources], init_containers: &[Resources]) -> Vec<HugePages> {
+    let mut most: Vec<HugePages> = Vec::new();
+    let mut put = |pages: &HugePages, join: fn(u64, u64) -> u64| match most
+        .iter_mut()
+        .find(|known| known.page_size == pages.page_size)
+    {
+        Some(known) => known.limit = join(known.limit, pages.limit),
+        None => most.push(pages.clone()),
+    };
     for pages in containers.iter().flat_map(|container| &container.huge_pages) {
-        match sums.iter_mut().find(|sum| sum.page_size == pages.page_size) {
-            Some(sum) => sum.limit += pages.limit,
-            None => sums.push(pages.clone()),
-        }
+        put(pages, u64::saturating_add);
     }
-    sums
+    for pages in init_containers.iter().flat_map(|container| &container.huge_pages) {
+        put(pages, u64::max);
+    }
+    most
 }
 
 /// `cpu.shares` of a request in thousandths of a CPU; 2, the least, without one.

@@ -86,7 +86,7 @@ impl ImageStore {
         fs::create_dir(&part).map_err(io_error("create", &part))?;
         fs::set_permissions(&part, PermissionsExt::from_mode(0o755)).map_err(io_error("change", &part))?;
         tracing::debug!(layer = %descriptor.digest, kind = descriptor.media_type, "unpacking layer");
-        if let Err(error) = unpack::layer(blob, &part, &descriptor.digest, diff_id) {
+        if let Err(error) = unpack::layer(blob, &part, &descriptor.digest, diff_id, self.limits) {
             let _ = fs::remove_dir_all(&part);
             return Err(error);
         }

@@ -12,8 +12,10 @@ mod archive;
 mod claims;
 pub(crate) mod collect;
 mod digest;
+mod entries;
 mod layers;
 mod layout;
+mod limits;
 mod manifest;
 mod progress;
 mod reference;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use collect::{Collected, CollectionPolicy};
+pub use limits::LayerLimits;
 pub use progress::{Progress, Stage};
 pub use registry::{Keyring, KeyringError, RegistryError, RegistrySettings};
 pub use store::{Effort, ImageStore, Pulled};
@@ -60,6 +63,8 @@ pub enum ImageError {
     Malformed { what: String, problem: String },
     #[error("layer {digest}: entry {entry:?} refused: {problem}")]
     Refused { digest: String, entry: String, problem: String },
+    #[error("layer {digest} is too large: unpacked it has {excess}")]
+    TooLarge { digest: String, excess: String },
     #[error("image source {path}: {problem}")]
     BadSource { path: PathBuf, problem: String },
     #[error("cannot {operation} {path}: {source}")]

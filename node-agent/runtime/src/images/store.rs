@@ -22,6 +22,7 @@ use super::archive;
 use super::claims::{Pin, Pins, Places, Turns};
 use super::digest::Digest;
 use super::layout::Layout;
+use super::limits::LayerLimits;
 use super::manifest::{Descriptor, load_from};
 use super::progress::Progress;
 use super::reference::Reference;
@@ -37,6 +38,7 @@ pub struct ImageStore {
     pub(super) turns: Turns,
     places: Places,
     pub(super) pins: Pins,
+    pub(super) limits: LayerLimits,
 }
 
 /// An image, and what it took to get it.
@@ -73,7 +75,14 @@ impl ImageStore {
             }
         }
         let (turns, places, pins) = (Turns::default(), Places::new(1), Pins::default());
-        Ok(Self { dir, sources, registries: None, turns, places, pins })
+        let limits = LayerLimits::default();
+        Ok(Self { dir, sources, registries: None, turns, places, pins, limits })
+    }
+
+    #[must_use]
+    pub fn with_limits(mut self, limits: LayerLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Images that no source has are pulled from their registries.

@@ -5,14 +5,18 @@
 //!
 //! ```text
 //! sandbox.json          the sandbox, written last: with it, and its namespaces mounted, the sandbox is complete
-//! ns/{net,uts,ipc}      the namespaces
+//! ns/{net,uts,ipc,pid}  the namespaces
+//! pause.json            the first process of the shared process namespace
 //! shm/                  /dev/shm of the pod's containers, a tmpfs
 //! hostname, hosts, resolv.conf
 //! ```
 //!
-//! Left out: a process namespace shared by the pod (it would need a first process), user namespaces.
+//! A process namespace that the pod shares needs a first process, see [`pause`]; it is made anew when that has died.
+//!
+//! Left out: user namespaces.
 
 pub(crate) mod helper;
+pub(crate) mod pause;
 mod pod;
 
 use std::collections::BTreeMap;
@@ -21,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use pod::{create, load, remove, set_files};
+pub(crate) use pod::{create, ensure_pause, load, remove, set_files};
 
 use crate::Resources;
 use crate::cgroup::QosClass;
@@ -47,8 +51,11 @@ pub struct SandboxSpec {
     pub host_network: bool,
     pub host_ipc: bool,
     pub host_pid: bool,
-    /// Not supported yet.
+    /// The pod's containers see each other's processes. Not with `host_pid`.
     pub share_process_namespace: bool,
+    /// A user namespace of the pod's own. Not supported yet.
+    #[serde(default)]
+    pub user_namespace: bool,
     /// Namespaced kernel parameters: `net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem`, `fs.mqueue.*`.
     pub sysctls: BTreeMap<String, String>,
     pub qos: QosClass,
@@ -75,6 +82,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    pub(crate) fn shares_processes(&self) -> bool {
+        self.spec.share_process_namespace && !self.spec.host_pid
+    }
+
     pub(crate) fn namespace(&self, kind: &str) -> PathBuf {
         self.file("ns").join(kind)
     }

@@ -8,12 +8,14 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
 
 use super::helper::Request;
+use super::pause;
 use super::{Sandbox, SandboxError, SandboxSpec, io_error};
 use crate::cgroup::PodCgroups;
 use crate::error::{Error, Result};
 use crate::json_file;
 use crate::mounts;
 use crate::shim::Program;
+use crate::shim::process::InitProcess;
 
 /// `NSFS_MAGIC` of linux/magic.h: what a pinned namespace lies on.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -61,8 +63,33 @@ pub(crate) fn create(
             .run_sandbox_helper(&request)
             .map_err(|problem| SandboxError::Helper { uid: spec.uid.clone(), problem })?;
     }
+    ensure_pause(&sandbox, cgroups, program)?;
     record(&sandbox)?;
     Ok(sandbox)
+}
+
+/// Makes the shared process namespace, where the pod has one and its first process does not live. The kernel has killed
+/// whatever was in the old one.
+pub(crate) fn ensure_pause(sandbox: &Sandbox, cgroups: &PodCgroups, program: &Program) -> Result<()> {
+    if !sandbox.shares_processes() {
+        return Ok(());
+    }
+    let record = sandbox.file("pause.json");
+    if json_file::read::<InitProcess>(&record).is_ok_and(|process| process.is_alive()) {
+        return Ok(());
+    }
+    let failed = |problem| SandboxError::Helper { uid: sandbox.spec.uid.clone(), problem };
+    let pin = sandbox.namespace("pid");
+    mounts::unmount_below(&pin)?;
+    write(&pin, "")?;
+    let request = pause::Request {
+        pin,
+        join: namespaces(&sandbox.spec).into_iter().map(|kind| sandbox.namespace(kind)).collect(),
+        cgroups: cgroups.hierarchies().dirs(&format!("{}/pause", sandbox.cgroup)).collect(),
+    };
+    let process = program.start_pause(&request).map_err(failed)?;
+    json_file::write(&record, &process).map_err(failed)?;
+    Ok(())
 }
 
 /// Replaces `/etc/hosts` and `/etc/resolv.conf` of the pod's containers.
@@ -110,8 +137,8 @@ pub(crate) fn remove(uid: &str, dir: &Path, cgroups: &PodCgroups) -> Result<()> 
 }
 
 fn refuse_unsupported(spec: &SandboxSpec) -> Result<()> {
-    if spec.share_process_namespace {
-        return Err(Error::NotSupported { field: "spec.shareProcessNamespace" });
+    if spec.user_namespace {
+        return Err(Error::NotSupported { field: "spec.hostUsers: false" });
     }
     for name in spec.sysctls.keys() {
         let net = name.starts_with("net.") && !spec.host_network;

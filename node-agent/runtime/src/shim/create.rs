@@ -18,6 +18,7 @@ use nix::unistd::{Pid, chdir, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::attach::Hub;
+use super::console;
 use super::init::Init;
 use super::output::{Log, Stream};
 use super::process::{InitProcess, pidfd_open, start_time};
@@ -112,6 +113,9 @@ fn container(dir: PathBuf, own: &[&OwnedFd]) -> Result<Shim, Failure> {
     };
     let pid = container.pid().ok_or_else(|| "libcontainer made a container without a process".to_owned())?;
     let pid = Pid::from_raw(pid.as_raw());
+    if settings.tty {
+        console::link(pid).map_err(at("make /dev/console"))?;
+    }
     let init = InitProcess { pid: pid.as_raw(), start_time: start_time(pid.as_raw()).unwrap_or(0) };
     json_file::write(&dir.join(INIT_FILE), &init)?;
     Ok(Shim {
@@ -120,6 +124,7 @@ fn container(dir: PathBuf, own: &[&OwnedFd]) -> Result<Shim, Failure> {
         connections: Vec::new(),
         report: Some(report),
         started_at: None,
+        not_executed: None,
         streams: streams.output,
         hub: Hub::new(streams.stdin, settings.stdin_once),
         outlet: streams.outlet,

@@ -1,15 +1,17 @@
 //! The container shim and the agent's side of it.
 //!
 //! libcontainer clones its caller without telling the allocator or anybody else, so it runs in processes with one thread:
-//! a shim for each container, an exec helper for each further process, a sandbox helper for each pod. All three are the
-//! agent's own program, started again from a sealed copy in memory (`Program`), told apart by `argv[1]`.
+//! a shim for each container, an exec helper for each further process, a sandbox helper for each pod, and for pods that
+//! share one process namespace its first process. All are the agent's own program, started again from a sealed copy in
+//! memory (`Program`), told apart by `argv[1]`.
 //!
 //! Agent's side: `Program` starts processes, `client` talks to a shim, `exec` to an exec helper. Shim's side: `create` and
-//! `server` are its life, `init` what runs in the container before its program, `terminal` what it has for a terminal,
-//! `output` the log, `attach` the sessions. `protocol` and `passing` are between the two.
+//! `server` are its life, `init` what runs in the container before its program, `terminal` what it has for a terminal and
+//! `console` where it finds that, `output` the log, `attach` the sessions. `protocol` and `passing` are between the two.
 
 pub(crate) mod attach;
 pub(crate) mod client;
+mod console;
 mod create;
 pub mod exec;
 mod init;
@@ -76,6 +78,7 @@ pub fn dispatch() {
     let result = match subcommand.as_deref().and_then(|word| word.to_str()) {
         Some("shim") => server::run(arguments.next().unwrap_or_default().into()),
         Some("sandbox") => crate::sandbox::helper::run(),
+        Some("pause") => crate::sandbox::pause::run(),
         Some("exec") => exec::run_helper(),
         _ => return,
     };

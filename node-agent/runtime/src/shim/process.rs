@@ -35,10 +35,33 @@ pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> Result<(), Errno> {
     }
 }
 
+impl InitProcess {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, start_time: start_time(pid)? })
+    }
+
+    /// Whether it is still there and not only waiting to be collected by its parent.
+    pub(crate) fn is_alive(&self) -> bool {
+        stat(self.pid).is_some_and(|fields| {
+            let state = fields.first().map(String::as_str);
+            parse_start_time(&fields) == Some(self.start_time) && !matches!(state, Some("Z" | "X"))
+        })
+    }
+}
+
 /// `None` when there is no such process.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
+    parse_start_time(&stat(pid)?)
+}
+
+fn parse_start_time(fields: &[String]) -> Option<u64> {
+    fields.get(19)?.parse().ok()
+}
+
+/// The fields of `/proc/<pid>/stat` from the state on, which is the third.
+fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; what follows its end is regular.
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    Some(fields.split(' ').map(str::to_owned).collect())
 }

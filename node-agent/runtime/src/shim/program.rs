@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 
+use super::process::InitProcess;
 use super::protocol::Answer;
 use super::{LOCK_FILE, LOG_FILE, ShimError, io_error, loadable};
 
@@ -81,18 +82,29 @@ impl Program {
     }
 
     pub(crate) fn run_sandbox_helper(&self, request: &impl Serialize) -> Result<(), String> {
+        self.run_helper("sandbox", request).map(drop)
+    }
+
+    /// Makes a process namespace and starts its first process; returns that.
+    pub(crate) fn start_pause(&self, request: &impl Serialize) -> Result<InitProcess, String> {
+        let answer = self.run_helper("pause", request)?;
+        serde_json::from_slice(&answer).map_err(|error| format!("the pause helper's answer: {error}"))
+    }
+
+    /// Runs a helper to its end; returns what it printed.
+    fn run_helper(&self, subcommand: &str, request: &impl Serialize) -> Result<Vec<u8>, String> {
         let run = || -> io::Result<std::process::Output> {
-            let mut command = self.command("sandbox");
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut command = self.command(subcommand);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = command.spawn()?;
             if let Some(mut stdin) = child.stdin.take() {
                 stdin.write_all(&serde_json::to_vec(request)?)?;
             }
             child.wait_with_output()
         };
-        let output = run().map_err(|error| format!("cannot run the sandbox helper: {error}"))?;
+        let output = run().map_err(|error| format!("cannot run the {subcommand} helper: {error}"))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(output.stdout);
         }
         Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }

@@ -49,6 +49,8 @@ pub(super) struct Shim {
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
     pub(super) started_at: Option<Timestamp>,
+    /// Why the program could not be executed.
+    pub(super) not_executed: Option<String>,
     pub(super) log: Log,
     pub(super) streams: [Stream; 2],
     pub(super) hub: Hub,
@@ -179,7 +181,10 @@ impl Shim {
         let Some(report) = self.report.take() else { return Ok(()) };
         self.container.start().map_err(|error| chain(&error))?;
         match report.read() {
-            Some(problem) => Err(problem),
+            Some(problem) => {
+                self.not_executed = Some(problem.clone());
+                Err(problem)
+            }
             None => {
                 self.started_at = Some(Timestamp::now());
                 self.take_terminal().map_err(|error| format!("cannot make a terminal: {error}"))
@@ -224,7 +229,18 @@ impl Shim {
             (_, 0) => ExitReason::Completed,
             _ => ExitReason::Error,
         };
-        let exit = Exit { code, signal, oom_killed, reason, started_at: self.started_at, finished_at };
+        let exit = match self.not_executed.take() {
+            Some(problem) => Exit::not_executed(problem, finished_at),
+            None => Exit {
+                code,
+                signal,
+                oom_killed,
+                reason,
+                message: String::new(),
+                started_at: self.started_at,
+                finished_at,
+            },
+        };
         json_file::write(&self.dir.join(EXIT_FILE), &exit)?;
         killed.map_err(|error| error.to_string())?;
         self.container.delete(true).map_err(|error| chain(&error))?;

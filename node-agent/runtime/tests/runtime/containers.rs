@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use weir_runtime::logs::{Cancel, LogOptions};
-use weir_runtime::{Config, ContainerState, Error, ExitReason, Mount, Runtime};
+use weir_runtime::{Config, ContainerState, Error, ExitReason, HugePages, Mount, Runtime};
 use weir_tests::require;
 
 use crate::fixture::{Node, traces, wait_until};
@@ -138,7 +138,7 @@ fn a_command_that_cannot_be_executed_is_named() {
     if !require::root() {
         return;
     }
-    let node = Node::new();
+    let mut node = Node::new();
     node.sandbox("pod-a");
     for (name, command, message) in [
         ("missing", "no-such-program", "exec: \"no-such-program\": executable file not found in $PATH"),
@@ -151,7 +151,12 @@ fn a_command_that_cannot_be_executed_is_named() {
         let error = node.runtime().create_container(&spec).expect_err("creating must fail");
         assert_eq!(error.to_string(), message);
         assert_eq!(error.reason(), "RunContainerError");
-        assert!(node.runtime().status(&spec.key).is_err());
+        let exit = node.wait(&spec.key);
+        assert_eq!((exit.code, exit.reason.as_str(), exit.started_at), (128, "StartError", None));
+        assert_eq!(exit.message, message);
+        node.open();
+        assert_eq!(node.wait(&spec.key), exit, "what became of it is kept");
+        node.runtime().remove_container(&spec.key).expect("removing");
     }
     // Only execve itself can tell this one.
     let mut spec = node.container("pod-a", "script", "");
@@ -165,7 +170,9 @@ fn a_command_that_cannot_be_executed_is_named() {
     let error = node.runtime().start_container(&spec.key).expect_err("starting must fail");
     assert_eq!(error.reason(), "RunContainerError");
     assert!(error.to_string().contains("interpreter is missing"), "{error}");
-    assert_ne!(node.wait(&spec.key).code, 0);
+    let exit = node.wait(&spec.key);
+    assert_eq!((exit.code, exit.reason.as_str()), (128, "StartError"));
+    assert!(exit.message.contains("interpreter is missing"), "{exit:?}");
 }
 
 #[test]
@@ -181,6 +188,13 @@ fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
     let (exit, _) = node.finish(&spec);
     assert!(exit.oom_killed);
     assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled));
+
+    // A child that is killed, and a parent that ends for it.
+    let mut spec = node.container("pod-a", "parent", "(tail -n 1 < /dev/zero); echo child $?; exit 9");
+    spec.resources.memory_limit = Some(16 << 20);
+    let (exit, log) = node.finish(&spec);
+    assert_eq!(log.lines().last(), Some("child 137"), "{log}");
+    assert_eq!((exit.code, exit.reason, exit.oom_killed), (9, ExitReason::OomKilled, true));
 }
 
 #[test]
@@ -198,14 +212,24 @@ fn requests_and_limits_become_settings_of_the_pods_and_the_containers_cgroups() 
     spec.resources.memory_limit = Some(64 << 20);
     spec.resources.pids_limit = Some(50);
     node.run(&spec);
-    if !fs::exists("/sys/fs/cgroup/cpu").expect("cgroups") {
+    let container = format!("{}/{}", sandbox.cgroup, spec.key.id());
+    if fs::exists("/sys/fs/cgroup/cgroup.controllers").expect("cgroups") {
+        let read = |cgroup: &str, file: &str| {
+            let path = format!("/sys/fs/cgroup/{cgroup}/{file}");
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+        };
+        assert_eq!(read(&sandbox.cgroup, "cpu.weight"), "20");
+        assert_eq!(read(&sandbox.cgroup, "memory.max"), (256 << 20).to_string());
+        assert_eq!(read(&container, "cpu.max"), "25000 100000");
+        assert_eq!(read(&container, "memory.max"), (64 << 20).to_string());
+        assert_eq!(read(&container, "pids.max"), "50");
+        assert!(!read(&container, "cgroup.procs").is_empty());
         return;
     }
     let read = |controller: &str, cgroup: &str, file: &str| {
         let path = format!("/sys/fs/cgroup/{controller}/{cgroup}/{file}");
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
     };
-    let container = format!("{}/{}", sandbox.cgroup, spec.key.id());
     assert_eq!(read("cpu", &sandbox.cgroup, "cpu.shares"), "512");
     assert_eq!(read("memory", &sandbox.cgroup, "memory.limit_in_bytes"), (256 << 20).to_string());
     assert_eq!(read("cpu", &container, "cpu.cfs_quota_us"), "25000");
@@ -213,6 +237,43 @@ fn requests_and_limits_become_settings_of_the_pods_and_the_containers_cgroups() 
     assert_eq!(read("pids", &container, "pids.max"), "50");
     // Where cgroup eBPF programs look for them.
     assert!(!read("unified", &container, "cgroup.procs").is_empty());
+}
+
+#[test]
+fn huge_pages_are_limited_where_the_node_can_and_refused_where_it_cannot() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    let pages = HugePages { page_size: 2 << 20, limit: 4 << 20 };
+    let mut sandbox = node.sandbox_spec("pod-a");
+    sandbox.resources.huge_pages = vec![pages.clone()];
+    let hugetlb = |cgroup: &str, file: &str| {
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/hugetlb"];
+        roots.iter().find_map(|root| fs::read_to_string(format!("{root}/{cgroup}/{file}")).ok())
+    };
+    let limited = fs::exists("/sys/fs/cgroup/hugetlb").expect("cgroups")
+        || fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("hugetlb"));
+    let made = node.runtime().create_sandbox(&sandbox);
+    if !limited {
+        let error = made.expect_err("nothing would limit them").to_string();
+        assert!(
+            error.contains("huge page limit") && error.contains("the node has no such controller"),
+            "{error}"
+        );
+        return;
+    }
+    let cgroup = made.expect("a sandbox").cgroup;
+    let mut asks = node.container("pod-a", "asks", "sleep 1000");
+    asks.resources.huge_pages = vec![pages];
+    let plain = node.container("pod-a", "plain", "sleep 1000");
+    for (spec, limit) in [(&asks, "4194304"), (&plain, "0")] {
+        node.run(spec);
+        let container = format!("{cgroup}/{}", spec.key.id());
+        let found = hugetlb(&container, "hugetlb.2MB.max")
+            .or_else(|| hugetlb(&container, "hugetlb.2MB.limit_in_bytes"));
+        assert_eq!(found.as_deref().map(str::trim), Some(limit), "{}", spec.key.name);
+    }
 }
 
 #[test]
@@ -266,9 +327,9 @@ fn what_is_not_supported_yet_is_refused_by_name() {
     }
     let node = Node::new();
     let mut sandbox = node.sandbox_spec("pod-b");
-    sandbox.share_process_namespace = true;
-    let refused = node.runtime().create_sandbox(&sandbox).expect_err("a shared process namespace");
-    assert_eq!(refused.to_string(), "spec.shareProcessNamespace is not supported yet");
+    sandbox.user_namespace = true;
+    let refused = node.runtime().create_sandbox(&sandbox).expect_err("a user namespace");
+    assert_eq!(refused.to_string(), "spec.hostUsers: false is not supported yet");
     let bad_parent =
         Config { cgroup_parent: "/".into(), state_dir: node.directory.path().join("b"), ..node.config() };
     assert!(matches!(Runtime::open(bad_parent), Err(Error::Cgroup(_))));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use weir_runtime::cgroup::QosClass;
+use weir_runtime::images::LayerLimits;
 use weir_runtime::logs::{Cancel, LogOptions};
 use weir_runtime::{
     Config, ContainerKey, ContainerSpec, ContainerStatus, Exit, PullPolicy, Resources, Runtime, Sandbox,
@@ -208,6 +209,7 @@ impl Node {
             agent_exe: shim_program(),
             image_sources: vec![self.directory.path().join("layout")],
             registries: None,
+            layer_limits: LayerLimits::default(),
         }
     }
 
@@ -230,6 +232,7 @@ impl Node {
             host_ipc: false,
             host_pid: false,
             share_process_namespace: false,
+            user_namespace: false,
             sysctls: BTreeMap::new(),
             qos: QosClass::Burstable,
             resources: Resources::default(),
@@ -280,12 +283,10 @@ impl Node {
 
     /// Cgroup directories that carry this node's name.
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
-            let path = hierarchy.path().join(&self.cgroup);
-            found.extend(path.exists().then_some(path));
-        }
-        found
+        let top = PathBuf::from("/sys/fs/cgroup");
+        let mut roots = vec![top.clone()];
+        roots.extend(fs::read_dir(top).expect("cgroups").flatten().map(|hierarchy| hierarchy.path()));
+        roots.into_iter().map(|root| root.join(&self.cgroup)).filter(|path| path.exists()).collect()
     }
 }
 

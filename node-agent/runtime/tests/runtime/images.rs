@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tar::EntryType;
-use weir_runtime::images::ImageError;
+use weir_runtime::images::{ImageError, LayerLimits};
 use weir_runtime::{ImageStore, PullPolicy};
 use weir_tests::require;
 
@@ -282,6 +282,70 @@ fn a_layer_that_reaches_out_of_its_directory_is_refused() {
 }
 
 /// Names and targets that meet each other often, and lead everywhere.
+/// Unpacks an image of one layer under these limits; returns why not.
+fn refusal(layer: Vec<u8>, compression: Compression, limits: LayerLimits) -> Option<String> {
+    let images = Images::new();
+    let layout = images.layout();
+    let image = layout.image(serde_json::json!({}), &[layer], compression);
+    layout.index(&[(NAME, image)]);
+    let error = images.store("layout").with_limits(limits).resolve(NAME, PullPolicy::Always).err()?;
+    assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
+    assert_eq!(error.reason(), "ErrImagePull");
+    assert!(images.layers().is_empty(), "nothing of it is left");
+    Some(error.to_string())
+}
+
+#[test]
+fn a_layer_that_comes_to_more_than_it_may_is_refused_before_it_is_there() {
+    if !require::root() {
+        return;
+    }
+    let limits = LayerLimits { bytes: 8 << 20, entries: 10 };
+    let zeros = vec![0; 64 << 20];
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let files = || (0..9).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), &zeros[..4096]));
+        assert_eq!(refusal(files().bytes(), compression, limits), None);
+        let said = refusal(Layer::new().file("zeros", &zeros).bytes(), compression, limits);
+        assert!(said.is_some_and(|said| said.contains("more than 8388608 bytes")));
+        let many = files().file("f9", b"").file("f10", b"").bytes();
+        assert!(refusal(many, compression, limits).is_some_and(|said| said.contains("10 files")));
+        // Behind the archive's end, where no entry is.
+        let mut late = files().bytes();
+        late.extend(&zeros);
+        assert!(refusal(late, compression, limits).is_some_and(|said| said.contains("8388608")));
+    }
+}
+
+#[test]
+fn a_few_bytes_that_stand_for_many_are_refused() {
+    if !require::root() {
+        return;
+    }
+    let limits = LayerLimits { bytes: 8 << 20, entries: 10 };
+    // A file of eight gigabytes with a hole of as many.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    let gnu = header.as_gnu_mut().expect("a GNU header");
+    gnu.realsize = *b"77777777777\0";
+    gnu.sparse[0].offset = *b"77777777777\0";
+    gnu.sparse[0].numbytes = *b"00000000000\0";
+    let sparse = Layer::new().raw(header, "hole", "", b"").bytes();
+    assert!(refusal(sparse, Compression::None, limits).is_some_and(|said| said.contains("bytes")));
+    // A name that would be read into memory.
+    let name = vec![b'a'; 4 << 20];
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        let long = Layer::new().raw(header, "././@LongLink", "", &name).file("short", b"").bytes();
+        let said = refusal(long, Compression::Gzip, limits);
+        assert!(said.as_ref().is_some_and(|said| said.contains("header")), "{kind:?}: {said:?}");
+    }
+}
+
 fn wicked_name() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         4 => prop::sample::select(vec!["a", "b", "c"]),

@@ -6,6 +6,8 @@ mod fixture;
 mod images;
 mod life;
 mod logs;
+mod processes;
+mod pure_v2;
 mod registry;
 mod security;
 mod sessions;

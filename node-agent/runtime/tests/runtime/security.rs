@@ -48,7 +48,15 @@ fn the_user_comes_from_the_image_or_the_security_context() {
     spec.security.run_as_non_root = true;
     let error = node.runtime().create_container(&spec).expect_err("root is refused");
     assert_eq!(error.reason(), "CreateContainerConfigError");
-    assert!(error.to_string().contains("runAsNonRoot"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "container has runAsNonRoot and image will run as root (pod: \"pod_default(pod-a)\", container: root)"
+    );
+
+    let mut spec = node.container("pod-a", "strict", script);
+    spec.image.config.user = Some("web".into());
+    (spec.security.supplemental_groups, spec.security.strict_groups) = (vec![2000], true);
+    assert_eq!(node.finish(&spec).1, "101\n102\n102 2000\nout\n");
 }
 
 #[test]
