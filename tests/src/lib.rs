@@ -13,7 +13,9 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod cluster;
+pub mod debian;
 pub mod footprint;
+pub mod images;
 pub mod machine;
 pub mod netns;
 pub mod packet;

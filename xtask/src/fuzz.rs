@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 use crate::doctor;
 use crate::shell::{cargo, step, workspace};
 
-const TARGETS: &[&str] = &["manifests", "quantity", "selectors", "jsonpath", "patches", "strategic"];
+const TARGETS: &[&str] =
+    &["manifests", "quantity", "selectors", "jsonpath", "patches", "strategic", "layers"];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 #[derive(Debug, clap::Args)]
