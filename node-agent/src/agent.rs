@@ -159,6 +159,7 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         client,
         runtime: Arc::new(runtime),
         network: Arc::new(network),
+        tokens: pods::Tokens::default(),
         dataplane,
         endings: pods::Endings::default(),
         feeds: pods::Feeds::default(),

@@ -26,6 +26,7 @@ mod server;
 mod sessions;
 mod store_error;
 mod strategy;
+mod tokens;
 mod usage;
 mod validation;
 

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::apply;
 use crate::verbs::{
-    api_resources, attach, completion, config, cordon, cp, create, debug, delete, describe, diff, drain,
-    edit, events, exec, explain, expose, get, label, logs, net, patch, port_forward, replace, rollout, run,
-    scale, taint, top, version, wait,
+    api_resources, attach, auth, completion, config, cordon, cp, create, debug, delete, describe, diff,
+    drain, edit, events, exec, explain, expose, get, label, logs, net, patch, port_forward, replace, rollout,
+    run, scale, taint, top, version, wait,
 };
 
 #[derive(Debug, Parser)]
@@ -35,6 +35,9 @@ pub(crate) struct Connection {
     /// The API server's URL, in place of the kubeconfig's
     #[arg(long, short, global = true)]
     pub(crate) server: Option<String>,
+    /// A bearer token to be known by, in place of the kubeconfig's identity
+    #[arg(long, global = true)]
+    pub(crate) token: Option<String>,
     /// How long one request may take, as 30s or 2m; 0: as long as it usually may
     #[arg(long, global = true, default_value = "0", hide_default_value = true)]
     pub(crate) request_timeout: String,
@@ -55,6 +58,11 @@ pub(crate) enum Command {
     Apply(apply::Options),
     /// Attach to a running container
     Attach(attach::Options),
+    /// Say who one is to the API server
+    Auth {
+        #[command(subcommand)]
+        verb: auth::Verb,
+    },
     /// Print where the API server is
     ClusterInfo,
     /// Print a completion script for a shell

@@ -89,6 +89,7 @@ async fn with_server(session: &Session, command: &Command) -> anyhow::Result<()>
         Command::ApiVersions => verbs::api_resources::versions(&session.terminal),
         Command::Apply(options) => apply::run(session, options).await,
         Command::Attach(options) => verbs::attach::run(session, options).await,
+        Command::Auth { verb } => verbs::auth::run(session, verb).await,
         Command::ClusterInfo => verbs::version::cluster_info(session).await,
         Command::Completion(options) => verbs::completion::run(&session.terminal, options),
         Command::Config { .. } => anyhow::bail!("config is about a file, not a server"),

@@ -41,6 +41,11 @@ impl Session {
         if let Some(server) = &connection.server {
             config.servers = vec![server.clone()];
         }
+        if let Some(token) = &connection.token {
+            // A certificate would go before it.
+            (config.cert_pem, config.key_pem) = (None, None);
+            config.token = Some(token.clone());
+        }
         let namespace = connection.namespace.clone().or_else(|| config.namespace.clone());
         let mut client = Client::new(&config)?.with_field_manager("weir").with_warnings(warn);
         if let Some(timeout) = duration::parse(&connection.request_timeout).context("--request-timeout")? {

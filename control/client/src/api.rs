@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use weir_proto::Resource;
-use weir_proto::core::v1::{Binding, Pod};
+use weir_proto::authentication::v1::TokenRequest;
+use weir_proto::core::v1::{Binding, Pod, ServiceAccount};
 use weir_proto::policy::v1::Eviction;
 use weir_proto::weir::v1::{KindRef, Object};
 
@@ -214,6 +215,22 @@ impl Api<Pod> {
         let kind = Eviction::KIND.to_ref();
         let message = object(kind, prost::Message::encode_to_vec(eviction));
         self.verbs.create(&eviction.meta().namespace, pod, "eviction", message).await.map(drop)
+    }
+}
+
+impl Api<ServiceAccount> {
+    /// A token of the account, as `request` wants it; in the answer's status.
+    pub async fn request_token(&self, account: &str, request: &TokenRequest) -> Result<TokenRequest> {
+        let answer = self.verbs.create(&request.meta().namespace, account, "token", wire(request)).await?;
+        let bytes = self.verbs.payload("create", answer)?;
+        prost::Message::decode(bytes.as_slice()).map_err(|error| self.verbs.undecodable("create", error))
+    }
+}
+
+impl<R: Resource> Api<R> {
+    /// Asks what is answered and not stored: a review.
+    pub async fn ask(&self, question: &R) -> Result<R> {
+        self.decode("create", self.verbs.create("", "", "", wire(question)).await?)
     }
 }
 

@@ -76,6 +76,24 @@ pub(crate) fn shape(pod: &core::Pod) -> Shape {
     shape
 }
 
+/// Takes out of a pod what placing it does not need. There are as many of them here as in the cluster.
+pub(crate) fn trim(pod: &mut core::Pod) {
+    let Some(spec) = &mut pod.spec else { return };
+    spec.volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    for container in spec.init_containers.iter_mut().chain(&mut spec.containers) {
+        container.volume_mounts = Vec::new();
+        container.env = Vec::new();
+        container.env_from = Vec::new();
+        container.command = Vec::new();
+        container.args = Vec::new();
+        container.liveness_probe = None;
+        container.readiness_probe = None;
+        container.startup_probe = None;
+        container.lifecycle = None;
+        container.security_context = None;
+    }
+}
+
 /// The pod's place in the queue, as admission worked it out from the pod's class.
 pub(crate) fn priority(spec: &core::PodSpec) -> i32 {
     spec.priority.unwrap_or(0)

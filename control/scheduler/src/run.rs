@@ -46,7 +46,7 @@ impl Default for Config {
 /// Schedules until cancelled.
 pub async fn run(client: Client, config: Config, cancel: CancellationToken) {
     let unfinished = informer::Options::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-    let pods = Informer::start(client.api::<Pod>(), unfinished);
+    let pods = Informer::start(client.api::<Pod>(), unfinished.trim(intake::trim));
     let nodes = Informer::start(client.api::<Node>(), informer::Options::default());
     let namespaces = Informer::start(client.api::<Namespace>(), informer::Options::default());
     let mut scheduling = Scheduling {

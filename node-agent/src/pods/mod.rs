@@ -32,6 +32,7 @@ mod services;
 mod sources;
 mod status;
 mod termination;
+mod tokens;
 mod user;
 mod volumes;
 mod worker;
@@ -56,6 +57,7 @@ pub use eviction::{Ending, Endings};
 pub use feeds::Feeds;
 pub use sandbox::Names;
 pub use services::Services;
+pub use tokens::Tokens;
 
 use crate::dataplane;
 use eviction::Wakes;
@@ -77,6 +79,7 @@ pub struct Context {
     pub runtime: Arc<Runtime>,
     pub network: Arc<Network>,
     pub dataplane: dataplane::Handle,
+    pub tokens: Tokens,
     pub endings: Endings,
     pub feeds: Feeds,
     pub services: Services,

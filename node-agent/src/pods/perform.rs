@@ -14,6 +14,7 @@ use super::downward::Surroundings;
 use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
+use super::tokens::TokenError;
 use super::worker::{Worker, all_containers};
 use super::{container, env, ephemeral, resolv_conf, sandbox, services, termination, volumes};
 use crate::dataplane::DataplaneError;
@@ -46,6 +47,8 @@ pub(super) enum PerformError {
     VolumeImage { volume: String, image: String, source: Box<weir_runtime::images::ImageError> },
     #[error(transparent)]
     Services(#[from] services::ServicesError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("cannot make the container's termination message file: {0}")]
     Message(std::io::Error),
     #[error("the pod has no container {0:?}")]
@@ -70,6 +73,7 @@ impl PerformError {
             | Self::Container(_)
             | Self::Client(_)
             | Self::Services(_)
+            | Self::Token(_)
             | Self::Volume(_)
             | Self::NoContainer(_) => "CreateContainerConfigError",
             Self::Network(_)
@@ -228,7 +232,8 @@ impl Worker {
     async fn mount_volumes(&mut self, pod: &Arc<Pod>) -> Result {
         let dir = self.sandbox()?.dir.clone();
         let needed = Needed::by_volumes(&pod.spec().volumes);
-        let sources = needed.fetch(&self.context.client, &pod.meta().namespace).await?;
+        let mut sources = needed.fetch(&self.context.client, &pod.meta().namespace).await?;
+        self.context.tokens.add_to(&mut sources, &self.context.client, pod).await?;
         let (versions, renew_at) = (sources.versions(), sources.renew_at);
         let (pod, around) = (Arc::clone(pod), self.surroundings(pod));
         self.blocking(move |_| volumes::make(&pod, &dir, &sources, &around)).await??;

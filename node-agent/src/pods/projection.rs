@@ -21,6 +21,8 @@ pub(super) enum ProjectionError {
     Path(String),
     #[error("file {path:?}: {source}")]
     Field { path: String, source: FieldError },
+    #[error("there is no token for the pod's service account")]
+    NoToken,
     #[error("projected {0} is not supported yet")]
     Unsupported(&'static str),
 }
@@ -118,7 +120,7 @@ fn of_part(
     if let Some(source) = &part.service_account_token {
         let asked = (source.audience.clone(), source.expiration_seconds);
         let token = sources.tokens.get(&asked);
-        let token = token.ok_or(ProjectionError::Unsupported("serviceAccountToken"))?;
+        let token = token.ok_or(ProjectionError::NoToken)?;
         return of_token(pod, &source.path, token, mode).map(|file| vec![file]);
     }
     Err(ProjectionError::Unsupported(if part.cluster_trust_bundle.is_some() {
@@ -270,7 +272,7 @@ mod tests {
         };
         let error =
             files(&Pod::default(), &volume, &Sources::default(), &surroundings()).expect_err("refused");
-        assert_eq!(error.to_string(), "projected serviceAccountToken is not supported yet");
+        assert_eq!(error.to_string(), "there is no token for the pod's service account");
     }
 
     #[test]

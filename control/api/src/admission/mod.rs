@@ -4,6 +4,7 @@
 //! Looks at the caches, which may be a moment old, as Kubernetes' admission plugins do.
 
 mod priority;
+mod service_account;
 
 use weir_proto::Object;
 use weir_proto::core::v1::Pod;
@@ -16,6 +17,7 @@ use crate::registry::Registry;
 pub(crate) async fn admit_new(registry: &Registry, object: &mut dyn Object) -> Result<(), ApiError> {
     if let Some(pod) = object.downcast_mut::<Pod>() {
         priority::admit_pod(registry, pod).await?;
+        service_account::admit_pod(registry, pod).await?;
     }
     admit(registry, object)
 }

@@ -1,17 +1,19 @@
 //! Who is asking, and whether they may.
 //!
 //! [`User`] is established once per connection, from the verified client certificate (common name = user,
-//! organisations = groups), and travels in the request's extensions. [`authorize`] decides every access to
+//! organisations = groups), or else once per request, from a service account's token ([`crate::tokens`]), and travels in
+//! the request's extensions. [`authorize`] decides every access to
 //! objects. `system:masters` may do anything; a node what its own pods need ([`node`]); whoever is known may look
-//! at discovery; nobody else anything.
+//! at discovery and ask who they are; nobody else anything.
 //!
-//! Left out: roles and bindings (RBAC).
+//! Left out: roles and bindings (RBAC). So a service account is known, and may do no more than that.
 
 pub(crate) mod bootstrap;
 mod node;
 
 pub(crate) use node::may_create_as;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use weir_proto::Kind;
@@ -24,18 +26,25 @@ use crate::registry::Registry;
 
 pub const MASTERS: &str = "system:masters";
 pub const NODES: &str = "system:nodes";
+/// Everybody who is known.
+pub const AUTHENTICATED: &str = "system:authenticated";
 const NODE_PREFIX: &str = "system:node:";
 
 /// An authenticated user.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
     pub name: String,
     pub groups: Vec<String>,
+    /// Empty where the name is all there is.
+    pub uid: String,
+    /// What else the credential tells.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
-        User { name: name.into(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        User { name: name.into(), groups, ..User::default() }
     }
 
     /// A part of the control plane: may do anything.
@@ -49,6 +58,17 @@ impl User {
 
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
+    }
+
+    /// What sort of user metrics count.
+    pub(crate) fn sort(&self) -> &'static str {
+        if self.node_name().is_some() {
+            "node"
+        } else if self.name.starts_with("system:serviceaccount:") {
+            "serviceaccount"
+        } else {
+            "other"
+        }
     }
 
     /// The node that this user is the agent of.
@@ -125,7 +145,7 @@ pub(crate) async fn authorize(user: &User, access: &Access<'_>, registry: &Regis
             Ok(()) => return Ok(()),
             Err(reason) => format!(": {reason}"),
         },
-        None => String::new(),
+        None => ": roles and bindings (RBAC) are not supported yet; without them only nodes and system:masters are allowed anything".to_owned(),
     };
     let resource = match access.subresource {
         "" => access.kind.plural.to_owned(),
@@ -144,7 +164,11 @@ pub(crate) async fn authorize(user: &User, access: &Access<'_>, registry: &Regis
 
 /// 403, about an object.
 pub(crate) fn forbidden(kind: &Kind, name: &str, reason: &str) -> ApiError {
-    let mut error = ApiError::forbidden(format!("{} {name:?} is forbidden: {reason}", kind.resource_name()));
+    let about = match (kind.resource_name(), name) {
+        (resource, "") => resource,
+        (resource, name) => format!("{resource} {name:?}"),
+    };
+    let mut error = ApiError::forbidden(format!("{about} is forbidden: {reason}"));
     error.0.details = Some(StatusDetails {
         group: kind.group.to_owned(),
         kind: kind.plural.to_owned(),

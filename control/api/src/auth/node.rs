@@ -1,5 +1,5 @@
-//! What a node's agent may do: report its own Node, Lease and dataplane, follow its own pods and read what they
-//! mount, and follow what every node needs to route.
+//! What a node's agent may do: report its own Node, Lease and dataplane, follow its own pods, read what they
+//! mount and get tokens for them, and follow what every node needs to route.
 
 use weir_proto::core::v1::Pod;
 
@@ -52,6 +52,8 @@ fn allows_now(node: &str, access: &Access<'_>, registry: &Registry) -> Result<()
         ("", "configmaps" | "secrets", "", Get | List | Watch) => {
             only(needed_by_pods(node, access, registry), "no pod of this node refers to it")
         }
+        // Whose tokens: `Registry::issue_token` looks at the pod that the request names.
+        ("", "serviceaccounts", "token", Create) => Ok(()),
         ("", "events", "", Create | Update | Patch) => Ok(()),
         ("", "services" | "namespaces", "", Get | List | Watch) => Ok(()),
         ("discovery.k8s.io", "endpointslices", "", Get | List | Watch) => Ok(()),

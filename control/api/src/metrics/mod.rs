@@ -177,6 +177,31 @@ pub(crate) static EVENT_LEASES: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new("weir_event_leases_total", "Leases taken for Events to expire with."))
 });
 
+pub(crate) static AUTHENTICATION_ATTEMPTS: Counters = LazyLock::new(|| {
+    let help = "Requests whose token was checked, by how that ended: success, failure, or error.";
+    counters("authentication_attempts", help, &["result"])
+});
+
+pub(crate) static AUTHENTICATION_DURATION: Histograms = LazyLock::new(|| {
+    let help = "Seconds that the checking of a request's token took.";
+    histograms("authentication_duration_seconds", help, REQUEST_SECONDS, &["result"])
+});
+
+/// Names of users are not labels here: there may be as many as there are service accounts.
+pub(crate) static AUTHENTICATED_REQUESTS: Counters = LazyLock::new(|| {
+    let help = "Requests from users who are known, by kind of user: node, serviceaccount, or other.";
+    counters("authenticated_user_requests", help, &["username"])
+});
+
+pub(crate) static TOKENS_ISSUED: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new("serviceaccount_tokens_issued_total", "Tokens of service accounts given out."))
+});
+
+pub(crate) static TOKENS_VALID: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Requests with a valid token of a service account.";
+    registered(IntCounter::new("serviceaccount_valid_tokens_total", help))
+});
+
 /// Everything that this process counts, as text.
 pub(crate) fn text() -> prometheus::Result<String> {
     prometheus::TextEncoder::new().encode_to_string(&prometheus::gather())

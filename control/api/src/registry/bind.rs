@@ -1,4 +1,5 @@
-//! Creating a pod's subresources: `binding` puts it on a node, `eviction` deletes it.
+//! Creating subresources: a pod's `binding` puts it on a node, its `eviction` deletes it; a service account's `token` is
+//! made elsewhere ([`crate::tokens`]).
 
 use weir_proto::Object;
 use weir_proto::core::v1::{Binding, Pod, PodCondition};
@@ -22,6 +23,7 @@ impl Registry {
         self.check_target(target)?;
         match target.subresource.as_str() {
             "binding" => self.bind(context, target, expect_body(body)?).await,
+            "token" => self.issue_token(context, target, expect_body(body)?).await,
             "eviction" => self.evict(context, target, &expect_body(body)?).await,
             other => Err(ApiError::method_not_allowed(format!("create of {}/{other}", target.kind.plural))),
         }

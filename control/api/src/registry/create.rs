@@ -17,6 +17,7 @@ use crate::cache::CachedObject;
 use crate::random;
 use crate::store_error;
 use crate::strategy::{self, AnyStrategy, typed_mut};
+use crate::tokens;
 use crate::validation::{Errors, meta};
 
 /// How often a name is made up, or an address looked for, before giving up.
@@ -32,6 +33,13 @@ impl Registry {
         target: &Target,
         object: Box<dyn Object>,
     ) -> Result<Written, ApiError> {
+        if tokens::is_review(target.kind) {
+            if object.kind() != target.kind {
+                let message = format!("expected a {}, found a {}", target.kind.kind, object.kind().kind);
+                return Err(ApiError::bad_request(message));
+            }
+            return self.answer_review(context, object).await;
+        }
         let mut target = target.clone();
         if target.namespace.is_empty() && target.kind.namespaced {
             target.namespace.clone_from(&object.meta().namespace);

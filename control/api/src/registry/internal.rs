@@ -15,6 +15,36 @@ impl Registry {
         self.entry(R::KIND).ok()?.cache.get(namespace, name)
     }
 
+    /// The cached object, or else what the store has: it may have been made a moment ago.
+    pub(crate) async fn find<R: Resource>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<CachedObject>>, ApiError> {
+        match self.peek::<R>(namespace, name) {
+            Some(known) => Ok(Some(known)),
+            None => self.find_fresh::<R>(namespace, name).await,
+        }
+    }
+
+    /// What the store has now.
+    pub(crate) async fn find_fresh<R: Resource>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<CachedObject>>, ApiError> {
+        let target = Target::new(R::KIND, namespace, name);
+        if self.check_target(&target).is_err() {
+            // No object can have this name.
+            return Ok(None);
+        }
+        match self.read(&target).await {
+            Ok(found) => Ok(Some(Arc::new(found))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The cached objects that match; may be a moment old.
     pub fn peek_all<R: Resource>(&self, filter: &Filter) -> Vec<Arc<CachedObject>> {
         self.entry(R::KIND).map(|entry| entry.cache.list(filter).1).unwrap_or_default()

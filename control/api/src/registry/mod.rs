@@ -44,6 +44,7 @@ use crate::auth::{self, Access, User, Verb};
 use crate::cache::{CachedObject, Feed, KindCache};
 use crate::store_error;
 use crate::strategy::{self, AnyStrategy};
+use crate::tokens::Tokens;
 use event_lease::EventLease;
 
 /// No object's name is longer. (Errors repeat names.)
@@ -118,6 +119,7 @@ struct Inner {
     entries: HashMap<&'static Kind, Entry>,
     allocator: Allocator,
     event_lease: EventLease,
+    tokens: Tokens,
 }
 
 /// All kinds and their verbs. Cheap to clone.
@@ -143,7 +145,8 @@ impl Registry {
             })
             .collect();
         let allocator = Allocator::new(store.clone(), ranges);
-        let inner = Inner { store, entries, allocator, event_lease: EventLease::new(event_ttl) };
+        let (event_lease, tokens) = (EventLease::new(event_ttl), Tokens::new(store.clone()));
+        let inner = Inner { store, entries, allocator, event_lease, tokens };
         Registry { inner: Arc::new(inner) }
     }
 
@@ -164,6 +167,11 @@ impl Registry {
         for entry in self.inner.entries.values() {
             entry.cache.measure();
         }
+    }
+
+    /// Tokens of service accounts.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.inner.tokens
     }
 
     fn entry(&self, kind: &'static Kind) -> Result<&Entry, ApiError> {

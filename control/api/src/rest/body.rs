@@ -5,8 +5,9 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use weir_proto::Object;
+use weir_proto::authentication::v1::TokenRequest;
 use weir_proto::status::ApiError;
+use weir_proto::{Object, Resource};
 
 use crate::registry::read_json;
 
@@ -80,6 +81,7 @@ pub(super) async fn object(
     let kind = match resource.subresource.as_str() {
         "" | "status" | "finalize" => resource.kind,
         "scale" => weir_proto::find("autoscaling", "v1", "Scale").ok_or_else(ApiError::no_such_path)?,
+        "token" => TokenRequest::KIND,
         "binding" => weir_proto::find("", "v1", "Binding").ok_or_else(ApiError::no_such_path)?,
         "eviction" => weir_proto::find("policy", "v1", "Eviction").ok_or_else(ApiError::no_such_path)?,
         _ => return Err(ApiError::no_such_path()),

@@ -10,6 +10,10 @@ use weir_proto::{Kind, kinds};
 
 use super::path::Place;
 use super::{answer, openapi, resource_metrics};
+use crate::tokens;
+
+/// The group of what is asked and answered instead of stored.
+const REVIEWS: &str = "authentication.k8s.io";
 
 /// The document at a place that is not a resource.
 pub(super) fn document(place: &Place) -> Result<Response, ApiError> {
@@ -22,8 +26,18 @@ pub(super) fn document(place: &Place) -> Result<Response, ApiError> {
         }),
         Place::Groups => {
             let mut groups: Vec<_> = named_groups().into_iter().map(group).collect();
+            groups.push(review_group());
             groups.push(resource_metrics::group());
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        }
+        Place::Group(name) if name == REVIEWS => {
+            let mut document = review_group();
+            document["kind"] = json!("APIGroup");
+            document["apiVersion"] = json!("v1");
+            document
+        }
+        Place::Version { group, version } if (group.as_str(), version.as_str()) == (REVIEWS, "v1") => {
+            review_resources()
         }
         Place::Group(name) => {
             let known = named_groups().into_iter().find(|known| known == name);
@@ -63,7 +77,19 @@ fn named_groups() -> BTreeSet<&'static str> {
 fn paths() -> Value {
     let mut paths: BTreeSet<String> = version_paths().into_iter().map(|path| format!("/{path}")).collect();
     paths.extend(
-        ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+        [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/apis",
+            "/apis/authentication.k8s.io/v1",
+            "/healthz",
+            "/livez",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned),
     );
     json!({"paths": paths})
 }
@@ -76,6 +102,29 @@ fn group(name: &str) -> Value {
         .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
         .collect();
     json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
+}
+
+fn review_group() -> Value {
+    let version = json!({"groupVersion": format!("{REVIEWS}/v1"), "version": "v1"});
+    json!({"name": REVIEWS, "versions": [version], "preferredVersion": version})
+}
+
+fn review_resources() -> Value {
+    let resource = |(plural, kind): (&str, &Kind)| {
+        json!({
+            "name": plural,
+            "singularName": kind.singular,
+            "namespaced": false,
+            "kind": kind.kind,
+            "verbs": ["create"],
+        })
+    };
+    json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": format!("{REVIEWS}/v1"),
+        "resources": tokens::reviews().map(resource),
+    })
 }
 
 fn resources(group: &str, version: &str) -> Result<Value, ApiError> {

@@ -32,6 +32,7 @@ use crate::agents::Agents;
 use crate::auth::User;
 use crate::metrics;
 use crate::registry::{Context, Registry};
+use crate::tokens;
 use path::{Place, Resource};
 use query::Query;
 
@@ -108,6 +109,9 @@ async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     let context =
         Context { dry_run: query.dry_run, field_validation: query.field_validation, ..Context::new(user) };
+    if tokens::is_review(resource.kind) && request.method() != Method::POST {
+        return Err(not_allowed(request.method()));
+    }
     let call = Call { rest, context, resource, query };
     let named = !call.resource.name.is_empty();
     call.note(request.method());

@@ -3,6 +3,8 @@
 use weir_proto::status::ApiError;
 use weir_proto::{Kind, find_plural};
 
+use crate::tokens;
+
 /// Objects of a kind: all, those of a namespace, one, or a subresource of one.
 #[derive(Debug, Clone)]
 pub(super) struct Resource {
@@ -68,6 +70,16 @@ pub(super) fn parse(path: &str) -> Result<Place, ApiError> {
 }
 
 fn resource(group: &str, version: &str, parts: &[&str]) -> Result<Resource, ApiError> {
+    if let [plural] = *parts
+        && let Some(kind) = tokens::by_plural(group, version, plural)
+    {
+        return Ok(Resource {
+            kind,
+            namespace: String::new(),
+            name: String::new(),
+            subresource: String::new(),
+        });
+    }
     let of = |plural: &str, namespace: &str, name: &str, subresource: &str| {
         let kind = find_plural(group, version, plural).ok_or_else(ApiError::no_such_path)?;
         if !namespace.is_empty() && !kind.namespaced

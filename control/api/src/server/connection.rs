@@ -1,7 +1,7 @@
 //! Connections: accepted, secured, served, drained. Each of these has a limit in number or time.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -43,6 +43,18 @@ const RESETS: usize = 20;
 #[derive(Debug, Clone)]
 pub(super) struct Remote {
     pub(super) budget: Option<Arc<Budget>>,
+    budgets: Arc<Budgets>,
+    peer: IpAddr,
+    /// The place of a stranger, given back when it turns out that it is none.
+    stranger: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Remote {
+    /// For a request whose token has told who it is.
+    pub(super) fn known_as(&self, user: &User) -> Remote {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Remote { budget: self.budgets.of(Some(user), self.peer), ..self.clone() }
+    }
 }
 
 #[derive(Clone)]
@@ -168,11 +180,17 @@ impl Host {
             None
         };
         let budget = self.budgets.of(user.as_ref(), peer.ip());
-        self.converse(stream, user, Remote { budget: budget.clone() }, peer).await;
+        let remote = Remote {
+            budget: budget.clone(),
+            budgets: self.budgets.clone(),
+            peer: peer.ip(),
+            stranger: Arc::new(Mutex::new(anonymous)),
+        };
+        self.converse(stream, user, remote, peer).await;
         if let Some(budget) = &budget {
             budget.rest();
         }
-        drop((admission, anonymous));
+        drop(admission);
     }
 
     async fn converse(
@@ -244,5 +262,5 @@ fn user(stream: &TlsStream<TcpStream>) -> Option<User> {
         metrics::CERTIFICATE_LIFETIME.observe(left);
     }
     let (name, groups) = subject_names(certificate)?;
-    Some(User { name, groups })
+    Some(User { name, groups, ..User::default() })
 }

@@ -13,11 +13,11 @@ use crate::auth::User;
 #[derive(Debug, Clone)]
 pub struct InProcess {
     router: Router,
-    user: User,
+    user: Option<User>,
 }
 
 impl InProcess {
-    pub(super) fn new(router: Router, user: User) -> Self {
+    pub(super) fn new(router: Router, user: Option<User>) -> Self {
         InProcess { router, user }
     }
 }
@@ -37,7 +37,9 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(self.user.clone());
+        if let Some(user) = &self.user {
+            request.extensions_mut().insert(user.clone());
+        }
         let mut router = self.router.clone();
         Box::pin(async move { router.call(request).await })
     }

@@ -12,6 +12,7 @@ mod gate;
 mod health;
 mod in_process;
 mod limits;
+mod namespaces;
 mod own_service;
 mod peers;
 mod prepare;
@@ -39,6 +40,8 @@ use weir_store::Store;
 use health::Health;
 pub use in_process::InProcess;
 pub use limits::{Limits, Rate};
+use namespaces::Furnisher;
+pub(crate) use namespaces::{ROOT_CA, ROOT_CA_KEY};
 use own_service::OwnService;
 
 use crate::agents::{Agents, AgentsError};
@@ -53,6 +56,7 @@ use crate::metrics;
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::Registry;
 use crate::rest;
+use crate::tokens::openid;
 
 /// What a server needs to know.
 #[derive(Debug, Clone)]
@@ -68,6 +72,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long an Event stays after it was last heard of.
     pub event_ttl: Duration,
+    /// Whether this server gives every namespace its account and the authority's certificate.
+    pub furnish_namespaces: bool,
     /// How long requests are still taken after the server was told to stop and is not ready any more: so long others
     /// may need to notice.
     pub shutdown_delay: Duration,
@@ -82,6 +88,7 @@ impl Config {
             address: None,
             limits: Limits::default(),
             event_ttl: Duration::from_secs(3600),
+            furnish_namespaces: true,
             shutdown_delay: Duration::ZERO,
         }
     }
@@ -134,7 +141,10 @@ impl Server {
         let leaving = stop.child_token();
         let draining = stop.child_token();
         registry.start(&stop);
-        let prepared = prepare::start(registry.clone(), stop.clone());
+        let furnisher =
+            Furnisher { registry: registry.clone(), authority_pem: pki.authority.certificate_pem().into() };
+        let furnisher = config.furnish_namespaces.then_some(furnisher);
+        let prepared = prepare::start(registry.clone(), furnisher, stop.clone());
         crate::compaction::start(store.clone(), stop.clone());
         let agents = Agents::new(registry.clone(), &pki)?;
         let hub = Hub::new();
@@ -148,7 +158,7 @@ impl Server {
         let withdrawn = tokio::spawn(own_service.keep(leaving.clone()));
         tokio::spawn(dns_service::keep(registry.clone(), dns_ip, leaving.clone()));
         let health = Health::new(registry.clone(), store, prepared.clone(), leaving.clone());
-        let gate = gate::Gate::new(&config.limits);
+        let gate = gate::Gate::new(&config.limits, registry.clone());
         let router = router(&registry, &pki, &bootstrap_token, &agents, hub, health, &draining)
             .layer(axum::middleware::from_fn_with_state(gate, gate::pass));
         Ok(Server {
@@ -192,7 +202,12 @@ impl Server {
 
     /// The same handlers without a socket, as `user`.
     pub fn in_process(&self, user: User) -> InProcess {
-        InProcess::new(self.router.clone(), user)
+        InProcess::new(self.router.clone(), Some(user))
+    }
+
+    /// The same, as whoever the request's token names.
+    pub fn anonymous(&self) -> InProcess {
+        InProcess::new(self.router.clone(), None)
     }
 
     /// Waits until the store has answered, and what every cluster has is there.
@@ -248,5 +263,6 @@ fn router(
         .route_service("/weir.v1.DataplaneService/{method}", dataplane)
         .merge(health::routes(health))
         .merge(scrape::routes(registry.clone()))
+        .merge(openid::routes(registry.clone()))
         .fallback_service(rest::service(registry, agents, draining))
 }

@@ -25,10 +25,6 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, pod: &mut Pod) {
         let spec = pod.spec.get_or_insert_default();
-        if spec.service_account_name.is_empty() {
-            "default".clone_into(&mut spec.service_account_name);
-            "default".clone_into(&mut spec.service_account);
-        }
         for trouble in NODE_TROUBLES {
             tolerate(&mut spec.tolerations, trouble);
         }

@@ -24,9 +24,6 @@ const POD: &[Row<PodSpec>] = &[
     ("readinessGates", "readiness does not wait for them", |spec| !spec.readiness_gates.is_empty()),
     ("setHostnameAsFQDN", "the host name is the pod's name", |spec| spec.set_hostname_as_fqdn == Some(true)),
     ("hostnameOverride", "the host name is the pod's name", |spec| spec.hostname_override.is_some()),
-    ("automountServiceAccountToken", "no tokens are mounted", |spec| {
-        spec.automount_service_account_token == Some(true)
-    }),
     ("containers.ports.hostPort", "it is kept from other pods, but not opened on the node", |spec| {
         // In the node's own network the port is open anyway.
         !spec.host_network
@@ -97,17 +94,13 @@ const VOLUME: &[Row<Volume>] = &sources![
     vsphere_volume "vsphereVolume",
 ];
 
-const VOLUME_PARTS: &[Row<Volume>] = &[(
-    "projected",
-    "service account tokens, trust bundles and pod certificates: the pod cannot start with them",
-    |v| {
-        v.projected.iter().flat_map(|projected| &projected.sources).any(|source| {
-            source.service_account_token.is_some()
-                || source.cluster_trust_bundle.is_some()
-                || source.pod_certificate.is_some()
-        })
-    },
-)];
+const VOLUME_PARTS: &[Row<Volume>] =
+    &[("projected", "trust bundles and pod certificates: the pod cannot start with them", |v| {
+        v.projected
+            .iter()
+            .flat_map(|projected| &projected.sources)
+            .any(|source| source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some())
+    })];
 
 const SERVICE: &[Row<ServiceSpec>] = &[
     ("type", "LoadBalancer is served as NodePort; no address is given out", |spec| {

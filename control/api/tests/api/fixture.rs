@@ -39,7 +39,8 @@ impl Cluster {
         dir: TempDir,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
-        let mut config = Config::new(dir.path());
+        // Lists of a test show what the test made.
+        let mut config = Config { furnish_namespaces: false, ..Config::new(dir.path()) };
         configure(&mut config);
         let server = Server::new(store, config).unwrap();
         let cluster = Cluster { server, _dir: dir };
@@ -50,6 +51,18 @@ impl Cluster {
         };
         tokio::time::timeout(DEADLINE, ready).await.expect("the server gets ready");
         cluster
+    }
+
+    /// A token of the account `default/default`.
+    pub(crate) async fn token_of(server: &Server) -> String {
+        let request = http::Request::post("/api/v1/namespaces/default/serviceaccounts/default/token")
+            .header("content-type", "application/json")
+            .body(Body::from("{}"))
+            .unwrap();
+        let response = server.in_process(User::system("test")).oneshot(request).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        value["status"]["token"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn admin(&self) -> Api {

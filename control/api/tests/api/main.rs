@@ -21,6 +21,7 @@ mod priority;
 mod rest;
 mod services;
 mod tls;
+mod tokens;
 mod validation;
 mod verbs;
 mod watches;

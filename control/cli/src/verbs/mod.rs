@@ -2,6 +2,7 @@
 
 pub(crate) mod api_resources;
 pub(crate) mod attach;
+pub(crate) mod auth;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod cordon;

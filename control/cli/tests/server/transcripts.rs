@@ -35,6 +35,11 @@ async fn looking_is_as_it_was() {
     replayed_as_written("look").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_as_they_were() {
+    replayed_as_written("tokens").await;
+}
+
 /// The same commands and comments, with what the commands say now.
 async fn replay(written: &str) -> String {
     let cluster = Cluster::start().await;
@@ -101,6 +106,8 @@ fn mask(word: &str) -> Option<&'static str> {
         Some("UID")
     } else if word.strip_suffix('s').is_some_and(|number| number.len() < 3 && digits(number)) {
         Some("AGE")
+    } else if word.strip_prefix("kube-api-access-").is_some_and(|suffix| suffix.len() == 5) {
+        Some("kube-api-access-SUFFIX")
     } else if word.starts_with("10.96.") {
         Some("CLUSTER-IP")
     } else if word.starts_with("127.0.0.1:") {

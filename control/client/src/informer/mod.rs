@@ -29,17 +29,24 @@ pub use objects::Change;
 const BUFFERED_CHANGES: usize = 8192;
 
 type IndexFn<R> = Box<dyn Fn(&R) -> Vec<String> + Send + Sync>;
+type TrimFn<R> = Box<dyn Fn(&mut R) + Send + Sync>;
 
 /// What to copy and how to find things in it.
 pub struct Options<R> {
     pub label_selector: String,
     pub field_selector: String,
     indices: Vec<(&'static str, IndexFn<R>)>,
+    trim: Option<TrimFn<R>>,
 }
 
 impl<R> Default for Options<R> {
     fn default() -> Options<R> {
-        Options { label_selector: String::new(), field_selector: String::new(), indices: Vec::new() }
+        Options {
+            label_selector: String::new(),
+            field_selector: String::new(),
+            indices: Vec::new(),
+            trim: None,
+        }
     }
 }
 
@@ -51,6 +58,12 @@ impl<R> Options<R> {
 
     pub fn fields(mut self, selector: impl Into<String>) -> Options<R> {
         self.field_selector = selector.into();
+        self
+    }
+
+    /// Takes out of each object what nobody reads here, to save memory. Such an object must not be written back.
+    pub fn trim(mut self, trim: impl Fn(&mut R) + Send + Sync + 'static) -> Options<R> {
+        self.trim = Some(Box::new(trim));
         self
     }
 
@@ -124,9 +137,9 @@ pub struct Behind {
 impl<R: Resource> Informer<R> {
     /// Begins to follow; needs a tokio runtime. Reads find nothing until [`Informer::synced`].
     pub fn start(api: Api<R>, options: Options<R>) -> Informer<R> {
-        let Options { label_selector, field_selector, indices } = options;
+        let Options { label_selector, field_selector, indices, trim } = options;
         let shared = Arc::new(Shared {
-            objects: RwLock::new(Objects::new(indices)),
+            objects: RwLock::new(Objects::new(indices, trim)),
             progress: watch::Sender::new(Progress::default()),
             changes: broadcast::Sender::new(BUFFERED_CHANGES),
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weir_proto::Resource;
 
-use super::IndexFn;
+use super::{IndexFn, TrimFn};
 use crate::key::ObjectKey;
 
 /// An object came (no `old`), changed, or went (no `new`).
@@ -31,6 +31,7 @@ impl<R> Change<R> {
 pub(super) struct Objects<R> {
     objects: BTreeMap<Arc<ObjectKey>, Arc<R>>,
     indices: Vec<Index<R>>,
+    trim: Option<TrimFn<R>>,
 }
 
 struct Index<R> {
@@ -41,10 +42,10 @@ struct Index<R> {
 }
 
 impl<R: Resource> Objects<R> {
-    pub(super) fn new(indices: Vec<(&'static str, IndexFn<R>)>) -> Objects<R> {
+    pub(super) fn new(indices: Vec<(&'static str, IndexFn<R>)>, trim: Option<TrimFn<R>>) -> Objects<R> {
         let indices =
             indices.into_iter().map(|(name, values)| Index { name, values, entries: HashMap::new() });
-        Objects { objects: BTreeMap::new(), indices: indices.collect() }
+        Objects { objects: BTreeMap::new(), indices: indices.collect(), trim }
     }
 
     pub(super) fn get(&self, key: &ObjectKey) -> Option<Arc<R>> {
@@ -67,7 +68,10 @@ impl<R: Resource> Objects<R> {
     }
 
     /// None where the copy held this very revision already.
-    pub(super) fn put(&mut self, object: R) -> Option<Change<R>> {
+    pub(super) fn put(&mut self, mut object: R) -> Option<Change<R>> {
+        if let Some(trim) = &self.trim {
+            trim(&mut object);
+        }
         let key = Arc::new(ObjectKey::of(&object));
         // It is kept for long: a decoder leaves room in the lists that it grew, a copy takes what it needs.
         let object = Arc::new(object.clone());
@@ -136,7 +140,7 @@ mod tests {
     }
 
     fn objects() -> Objects<ConfigMap> {
-        Objects::new(vec![("color", Box::new(|object: &ConfigMap| vec![object.data["color"].clone()]))])
+        Objects::new(vec![("color", Box::new(|object: &ConfigMap| vec![object.data["color"].clone()]))], None)
     }
 
     fn names(objects: Vec<Arc<ConfigMap>>) -> Vec<String> {
@@ -154,6 +158,14 @@ mod tests {
         objects.remove(&ObjectKey::new("", "b"));
         assert!(objects.by_index("color", "red").is_empty());
         assert!(!objects.indices[0].entries.contains_key("red"), "an empty entry is kept");
+    }
+
+    #[test]
+    fn what_is_trimmed_is_not_kept() {
+        let mut objects =
+            Objects::new(Vec::new(), Some(Box::new(|object: &mut ConfigMap| object.data.clear())));
+        objects.put(object("a", "red", 1));
+        assert!(objects.list()[0].data.is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use weir_proto::core::v1::{DownwardApiVolumeFile, Pod, Volume};
 use super::super::Context;
 use super::super::downward::Surroundings;
 use super::super::feeds::Following;
+use super::super::perform::PerformError;
 use super::super::projection;
 use super::super::sources::{Needed, Sources, Versions};
 use super::super::worker::Worker;
@@ -28,6 +29,9 @@ use super::{directory, payload, show, shows_objects};
 const SWEEP: Duration = Duration::from_secs(11);
 /// Between two changes of what is shown: longer than it takes to open a file, which a second change would come in between of.
 const APART: Duration = Duration::from_secs(1);
+
+/// Under what troubles with tokens are told; no volume has the name.
+const ACCOUNT: &str = "";
 
 /// The task of one pod.
 #[derive(Debug)]
@@ -120,7 +124,7 @@ impl Refresh {
                 () = at(due) => {
                     let read = tokio::select! {
                         () = stop.cancelled() => return,
-                        read = needed.clone().fetch(&self.context.client, &namespace) => read,
+                        read = self.read(&needed, &namespace) => read,
                     };
                     // What cannot be read now is shown as it was.
                     due = match read {
@@ -136,6 +140,9 @@ impl Refresh {
                         }
                         Err(error) => {
                             tracing::debug!(pod = self.pod.meta().name, %error, "cannot read what a pod's volumes show");
+                            if let PerformError::Token(error) = &error {
+                                self.tell_account(error.to_string());
+                            }
                             Some(Instant::now() + backoff.delay())
                         }
                     };
@@ -145,6 +152,24 @@ impl Refresh {
                     self.sweep().await;
                 }
             }
+        }
+    }
+
+    async fn read(&mut self, needed: &Needed, namespace: &str) -> Result<Sources, PerformError> {
+        let mut sources = needed.clone().fetch(&self.context.client, namespace).await?;
+        match self.context.tokens.add_to(&mut sources, &self.context.client, &self.pod).await? {
+            Some(trouble) => self.tell_account(trouble),
+            None => drop(self.told.remove(ACCOUNT)),
+        }
+        Ok(sources)
+    }
+
+    /// That the account's token is not renewed; once, until it is.
+    fn tell_account(&mut self, problem: String) {
+        if self.told.insert(ACCOUNT.to_owned(), problem.clone()).is_none() {
+            tracing::warn!(pod = self.pod.meta().name, problem, "a pod's token is not renewed");
+            let text = format!("{problem}. The node tries again; look whether the API server is well.");
+            self.context.recorder.tell(reference(&*self.pod), Severity::Warning, "FailedTokenRenewal", text);
         }
     }
 

@@ -7,6 +7,7 @@ use weir_proto::core::v1::{KeyToPath, PodSpec, ProjectedVolumeSource, Volume};
 use super::References;
 use super::containers::validate_inner_path;
 use super::environment::{validate_field, validate_resource_field};
+use crate::tokens::check_seconds;
 use crate::validation::{Errors, Path, names};
 
 /// Returns the names that mounts may refer to.
@@ -134,6 +135,11 @@ fn validate_projected(projected: &ProjectedVolumeSource, path: &Path<'_>, errors
         if let Some(secret) = &source.secret {
             required_name(&secret.name, &path.child("secret.name"), errors);
             validate_items(&secret.items, &path.child("secret.items"), errors);
+        }
+        if let Some(token) = &source.service_account_token {
+            let path = path.child("serviceAccountToken");
+            check_seconds(token.expiration_seconds, &path.child("expirationSeconds"), errors);
+            validate_file_path(&token.path, &path.child("path"), errors);
         }
     }
 }

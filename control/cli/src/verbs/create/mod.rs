@@ -2,6 +2,7 @@
 
 mod data;
 mod generators;
+mod token;
 
 use anyhow::{Context, Result};
 
@@ -23,13 +24,25 @@ pub(crate) struct Options {
     #[command(flatten)]
     changing: Changing,
     #[command(subcommand)]
-    generator: Option<Generator>,
+    generator: Option<Asked>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Asked {
+    /// A token of a service account
+    Token(token::Options),
+    #[command(flatten)]
+    Object(Generator),
 }
 
 pub(crate) async fn run(session: &Session, options: &Options) -> Result<()> {
-    if let Some(generator) = &options.generator {
-        let changes = Changes::new(session, generator.changing())?;
-        return changes.create(generator.object()?, "created").await;
+    match &options.generator {
+        Some(Asked::Token(options)) => return token::run(session, options).await,
+        Some(Asked::Object(generator)) => {
+            let changes = Changes::new(session, generator.changing())?;
+            return changes.create(generator.object()?, "created").await;
+        }
+        None => {}
     }
     let changes = Changes::new(session, &options.changing)?;
     let mut failures = Failures::default();
