@@ -68,6 +68,8 @@ fn a_pod_speaks_to_the_api_server_as_its_account() -> Result<()> {
     ensure!(listed.split_whitespace().eq(["ca.crt", "namespace", "token"]), "{listed}");
     ensure!(run(&cluster, "client", &format!("/usr/bin/busybox cat {MOUNTED}/namespace"))? == "default");
 
+    // The node's kernel may hear of the Service after the pod is ready.
+    wait::until("the API server to answer", PATIENCE, || get(&cluster, "client", "10.96.0.1", "/version"))?;
     for host in ["kubernetes.default.svc", "kubernetes", "kubernetes.default.svc.cluster.local", "10.96.0.1"]
     {
         let (version, code) = get(&cluster, "client", host, "/version")?;

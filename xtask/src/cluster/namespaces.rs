@@ -123,6 +123,11 @@ pub(super) fn connect(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// From the hub to the pods of a node.
+pub(super) fn lead(layout: &Layout, pods: &str, node: Ipv4Addr) -> Result<()> {
+    Namespace::named(layout.hub()).ip(&["route", "replace", pods, "via", &node.to_string()])
+}
+
 /// A new namespace with `eth0`, whose other end is a port of the hub's bridge.
 fn attach(hub: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr) -> Result<()> {
     namespace.create()?;

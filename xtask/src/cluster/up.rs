@@ -58,12 +58,25 @@ pub fn up(layout: &Layout) -> Result<()> {
             ready => bail!("{ready} of {} nodes are ready", layout.nodes),
         })?;
     }
+    lead_to_pods(layout)?;
     println!(
         "    {} nodes ready after {:.1} s; kubeconfig: {}",
         layout.nodes,
         start_of_all.elapsed().as_secs_f64(),
         layout.kubeconfig().display()
     );
+    Ok(())
+}
+
+/// Pods speak to the control plane, whose machine is no node: it has to know where to answer.
+fn lead_to_pods(layout: &Layout) -> Result<()> {
+    let nodes: Value = serde_json::from_str(&output(&mut weir(layout, &["get", "nodes", "-o", "json"]))?)?;
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let (name, pods) = (node["metadata"]["name"].as_str(), node["spec"]["podCIDR"].as_str());
+        if let Some((name, pods)) = name.zip(pods) {
+            namespaces::lead(layout, pods, layout.address_of(name))?;
+        }
+    }
     Ok(())
 }
 

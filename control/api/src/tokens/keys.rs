@@ -85,3 +85,29 @@ impl std::fmt::Debug for Keys {
         f.debug_struct("Keys").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_store::embedded;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn servers_that_start_together_sign_with_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = embedded::open(dir.path().join("store")).unwrap();
+        let keys = futures::future::try_join_all((0..6).map(|_| Keys::share(&store))).await.unwrap();
+        assert!(keys.iter().all(|key| key.id == keys[0].id && key.jwk == keys[0].jwk));
+        assert_eq!(Keys::share(&store).await.unwrap().id, keys[0].id, "and so does one that comes later");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_key_is_an_error_and_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = embedded::open(dir.path().join("store")).unwrap();
+        store.txn(Txn::new().put(KEY, "no key")).await.unwrap();
+        let error = Keys::share(&store).await.unwrap_err();
+        assert!(error.message().contains(KEY), "{error}");
+        assert_eq!(&store.get(KEY).await.unwrap().value.unwrap().value[..], b"no key");
+    }
+}

@@ -430,7 +430,7 @@ async fn every_namespace_has_an_account_and_the_authority_and_gets_them_back() {
 async fn a_token_is_shown_over_a_socket_too_by_grpc_and_rest() {
     let cluster = Listening::start_with(|config| config.limits.anonymous_connections = 1).await;
     let admin = cluster.admin().await;
-    let api = crate::fixture::Cluster::token_of(&cluster.server).await;
+    let api = Cluster::token_of(&cluster.server).await;
     // Those who are known do not count among the strangers, of whom one may connect.
     let mut held = Vec::new();
     for _ in 0..3 {

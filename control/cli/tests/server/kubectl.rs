@@ -98,6 +98,27 @@ async fn kubectl_works() {
     }
 }
 
+/// As in a pod, or from a person who was given a token: no certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_is_known_by_a_token() {
+    let cluster = Cluster::start().await;
+    if !there(&cluster).await {
+        return;
+    }
+    let bare = "sed 's/client-certificate-data.*/}}]}/' $KUBECONFIG > $HOME/bare; export KUBECONFIG=$HOME/bare";
+    for (command, want) in [
+        ("kubectl --token=$T get --raw /version", "gitVersion"),
+        ("kubectl --token=$T api-resources", "deployments"),
+        ("kubectl --token=$T get pods", "cannot list resource \"pods\""),
+        ("kubectl --token=${T}x get pods", "Unauthorized"),
+        ("kubectl --token=nothing get --raw /version", "Unauthorized"),
+    ] {
+        let output = cluster.run(&format!("T=$(weir create token default); {bare}; {command} 2>&1")).await;
+        let said = text(&output.stdout);
+        assert!(said.to_lowercase().contains(&want.to_lowercase()), "{command}: {said}");
+    }
+}
+
 /// Left out: where `weir` says more (the place of a manifest, a hint, that a run was dry), and where kubectl sends its own
 /// protobuf.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
