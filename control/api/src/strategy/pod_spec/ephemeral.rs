@@ -76,8 +76,7 @@ pub(in crate::strategy) fn validate_update(
             Some(_) => "changed",
             None => "removed",
         };
-        errors
-            .forbidden(&path, format!("existing ephemeral containers {:?} may not be {verb}", before.name));
+        errors.forbidden(&path, format!("existing ephemeral containers {:?} may not be {verb}", before.name));
     }
 }
 
