@@ -111,12 +111,9 @@ impl Registry {
                          serviceaccount name."
                     )));
                 }
-                if let Some(asking) = node_asks {
-                    if bound.uid.is_empty() || node != asking {
-                        let reason =
-                            "a node may only request tokens for pods that are bound to it, by their uid";
-                        return Err(forbidden(target.kind, account, reason));
-                    }
+                if node_asks.is_some_and(|asking| bound.uid.is_empty() || node != asking) {
+                    let reason = "a node may only request tokens for pods that are bound to it, by their uid";
+                    return Err(forbidden(target.kind, account, reason));
                 }
                 private.pod = Some(reference(&bound.name, &found.object.meta().uid));
                 if !node.is_empty() {

@@ -105,7 +105,8 @@ async fn kubectl_is_known_by_a_token() {
     if !there(&cluster).await {
         return;
     }
-    let bare = "sed 's/client-certificate-data.*/}}]}/' $KUBECONFIG > $HOME/bare; export KUBECONFIG=$HOME/bare";
+    let bare =
+        "sed 's/client-certificate-data.*/}}]}/' $KUBECONFIG > $HOME/bare; export KUBECONFIG=$HOME/bare";
     for (command, want) in [
         ("kubectl --token=$T get --raw /version", "gitVersion"),
         ("kubectl --token=$T api-resources", "deployments"),
