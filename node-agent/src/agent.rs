@@ -1,11 +1,12 @@
-//! The agent's life: join, register, open what the node has, serve and follow until told to stop.
+//! The agent's life: open what the node has, run its pods, serve and follow until told to stop; beside that join and
+//! register, when the control plane is there.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,21 +14,29 @@ use weir_client::{Client, Informer, Recorder, informer};
 use weir_network::Network;
 use weir_proto::core::v1::{ContainerImage, Pod};
 use weir_runtime::Runtime;
+use weir_runtime::cgroup::Group;
 use weir_runtime::images::{CollectionPolicy, LayerLimits, RegistrySettings};
 use weir_runtime::logs::RotationPolicy;
 
 use crate::config::Config;
-use crate::identity::Identity;
+use crate::eviction::{self, Eviction};
+use crate::identity::{self, Identity};
+use crate::membership::{Membership, PodRange};
 use crate::node::{Machine, Readiness, Reporter};
+use crate::shutdown::Shutdown;
+use crate::static_pods::{self, Wanted};
 use crate::stats::Stats;
 use crate::upkeep::Upkeep;
 use crate::{dataplane, dns, node, pods, server};
 
-/// How often it is looked whether the certificate is to be renewed.
-const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
-
 /// Returns when told to stop, or with what the agent cannot live without. Containers and dataplane stay.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+///
+/// `power_fails`: the machine is about to go, and its pods are to be told.
+pub async fn run(
+    config: Config,
+    shutdown: CancellationToken,
+    power_fails: CancellationToken,
+) -> anyhow::Result<()> {
     // Whoever was first has installed the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Arc::new(config);
@@ -36,7 +45,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let mut tasks = JoinSet::new();
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        outcome = live(&config, &mut tasks, &shutdown) => outcome,
+        outcome = live(&config, &mut tasks, &shutdown, &power_fails) => outcome,
     };
     shutdown.cancel();
     tasks.shutdown().await;
@@ -47,24 +56,57 @@ async fn live(
     config: &Arc<Config>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     shutdown: &CancellationToken,
+    power_fails: &CancellationToken,
 ) -> anyhow::Result<()> {
     // Before anything that needs the control plane.
     let dns = dns::start(config, tasks, shutdown)?;
-    let identity = Identity::obtain(config).await?;
-    let client = Client::new(&identity.client_config(config))?.with_field_manager("weir-agent");
-    let (ready, readiness) = watch::channel(Readiness::NotReady("the agent is starting".to_owned()));
+    let policy = eviction_policy(config)?;
+    let (ready, readiness) = watch::channel(Readiness::NotReady(node::STARTING.to_owned()));
     let (present_images, images) = watch::channel(Vec::new());
-    let reporter = Reporter::new(client.clone(), Arc::clone(config), readiness, images);
-    reporter.register().await.context("cannot register the node")?;
-    let (node, stop) = (config.node_name.clone(), shutdown.clone());
-    tasks.spawn(done(node::keep_lease(client.clone(), node, stop)));
-    tasks.spawn(done(reporter.run(shutdown.clone())));
-    let (known, present) = watch::channel(identity);
-    tasks.spawn(done(renew(Arc::clone(config), client.clone(), known)));
+    let (pressing, pressures) = watch::channel(BTreeSet::new());
+    let identity = Identity::present(config)?;
+    let to =
+        identity.as_ref().map_or_else(|| identity::stranger(config), |own| Ok(own.client_config(config)))?;
+    let client = Client::new(&to)?.with_field_manager("weir-agent");
 
-    let context = Arc::new(open(config, client.clone()).await?);
+    let (known, present) = watch::channel(identity);
+    let (registered, mut is_registered) = watch::channel(false);
+    let membership = Membership {
+        reporter: Reporter::new(client.clone(), Arc::clone(config), readiness, images, pressures.clone()),
+        config: Arc::clone(config),
+        client: client.clone(),
+        identity: known,
+        registered,
+    };
+    tasks.spawn(membership.keep(shutdown.clone()));
+    let range = PodRange::of(config);
+    let node = match range.known(config) {
+        Some(_) => node::follow(&client, &config.node_name),
+        None => {
+            tracing::info!("waiting for the control plane: this node has no pod range yet (see --pod-cidr)");
+            tokio::select! {
+                // What the control plane has against this node, it says here.
+                Some(ended) = tasks.join_next() => return ended?,
+                registered = is_registered.wait_for(|is| *is) => drop(registered?),
+            }
+            let node = node::follow(&client, &config.node_name);
+            range.save(&node::pod_cidr(&node, &config.node_name).await);
+            node
+        }
+    };
+    let in_use = range.known(config).context("the node's pod range cannot be kept in the state directory")?;
+    let gate = pods::Gate {
+        max_pods: config.max_pods,
+        node: node.clone(),
+        pressures,
+        shutting_down: Arc::default(),
+    };
+    let context = Arc::new(open(config, &in_use, client.clone(), gate).await?);
+    tasks.spawn(range.hold(in_use, node));
+
     let options = informer::Options::default().fields(format!("spec.nodeName={}", config.node_name));
     let bound = Informer::<Pod>::start(client.api(), options);
+    let static_pods = follow_static_pods(config, &context, tasks, shutdown);
     let stats = Arc::new(Stats::new(
         config.node_name.clone(),
         Arc::clone(&context.runtime),
@@ -95,11 +137,42 @@ async fn live(
     };
     tasks.spawn(done(sync.run(shutdown.clone())));
     tasks.spawn(done(upkeep(config, &context, present_images).run(shutdown.clone())));
-    tasks.spawn(done(pods::run(context, bound, shutdown.clone())));
+    let eviction = Eviction {
+        node_name: config.node_name.clone(),
+        policy,
+        measure: eviction::Measure {
+            state_dir: config.state_dir.clone(),
+            group: Group::at(&config.cgroup_parent).ok(),
+            runtime: Arc::clone(&context.runtime),
+        },
+        pods: bound.clone(),
+        endings: context.endings.clone(),
+        recorder: context.recorder.clone(),
+        pressures: pressing,
+    };
+    tasks.spawn(done(eviction.run(shutdown.clone())));
+    let going = Shutdown {
+        grace: config.shutdown_grace_period,
+        critical_grace: config.shutdown_grace_period_critical_pods,
+        pods: bound.clone(),
+        static_pods: static_pods.clone(),
+        runtime: Arc::clone(&context.runtime),
+        endings: context.endings.clone(),
+        shutting_down: Arc::clone(&context.gate.shutting_down),
+        ready: ready.clone(),
+    };
+    tasks.spawn(done(pods::run(context, bound, static_pods, shutdown.clone())));
     ready.send_replace(Readiness::Ready);
     tracing::info!(node = config.node_name, "the node is ready");
-    // None of these ends before the agent does.
-    match tasks.join_next().await {
+    // None of the tasks ends before the agent does.
+    let ended = tokio::select! {
+        ended = tasks.join_next() => ended,
+        () = power_fails.cancelled() => {
+            going.perform().await;
+            return Ok(());
+        }
+    };
+    match ended {
         Some(Ok(Err(error))) => Err(error),
         Some(Err(error)) if error.is_panic() => anyhow::bail!("a part of the agent failed: {error}"),
         _ if shutdown.is_cancelled() => Ok(()),
@@ -107,9 +180,41 @@ async fn live(
     }
 }
 
+/// The static pods there are to be; none without a directory.
+fn follow_static_pods(
+    config: &Config,
+    context: &pods::Context,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> watch::Receiver<Option<Wanted>> {
+    let Some(path) = config.pod_manifest_path.clone() else { return watch::channel(Some(Wanted::new())).1 };
+    let (wanted, static_pods) = watch::channel(None);
+    let source = static_pods::Source::new(config.node_name.clone(), path, context.recorder.clone());
+    tasks.spawn(done(source.run(wanted, shutdown.clone())));
+    static_pods
+}
+
+fn eviction_policy(config: &Config) -> anyhow::Result<eviction::Policy> {
+    let thresholds = eviction::signals::thresholds(
+        &config.eviction_hard,
+        &config.eviction_soft,
+        &config.eviction_soft_grace_period,
+        &config.eviction_minimum_reclaim,
+    );
+    Ok(eviction::Policy {
+        thresholds: thresholds.map_err(anyhow::Error::msg)?,
+        transition: config.eviction_pressure_transition_period,
+        max_pod_grace: Duration::from_secs(config.eviction_max_pod_grace_period),
+    })
+}
+
 /// Network, dataplane and runtime of this node: what an earlier agent left is taken up.
-async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> {
-    let pod_cidr = node::pod_cidr(&client, &config.node_name).await;
+async fn open(
+    config: &Config,
+    pod_cidr: &str,
+    client: Client,
+    gate: pods::Gate,
+) -> anyhow::Result<pods::Context> {
     let uplink = weir_network::interface(&config.uplink).await.context("cannot find the uplink")?;
     weir_network::prepare_node().context("cannot prepare the node's network")?;
     let network = Network::open(weir_network::Config {
@@ -141,11 +246,11 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
     };
     let runtime = tokio::task::spawn_blocking(move || Runtime::open(runtime_config)).await?;
     let runtime = runtime.context("cannot open the container runtime")?;
-    let machine = Machine::look(&config.state_dir);
+    let (_, allocatable) = node::resources(config, &Machine::of(config));
     Ok(pods::Context {
         node_name: config.node_name.clone(),
         node_ip: config.node_ip,
-        allocatable: machine.resources(0),
+        allocatable,
         names: pods::Names {
             cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
@@ -164,6 +269,8 @@ async fn open(config: &Config, client: Client) -> anyhow::Result<pods::Context> 
         endings: pods::Endings::default(),
         feeds: pods::Feeds::default(),
         services: pods::Services::default(),
+        gate,
+        static_records: config.state_dir.join("static-pods"),
     })
 }
 
@@ -187,27 +294,6 @@ fn upkeep(
             max_size: config.container_log_max_size,
             max_files: config.container_log_max_files,
         },
-    }
-}
-
-/// Renews the certificate in time, for the client and for whoever serves with it.
-async fn renew(config: Arc<Config>, client: Client, identity: watch::Sender<Identity>) {
-    loop {
-        let present = identity.borrow().clone();
-        let due = present.renew_at().is_ok_and(|at| at <= Timestamp::now());
-        if due {
-            match present.renew(&config).await {
-                Ok(renewed) => {
-                    if let Err(error) = client.reconnect(&renewed.client_config(&config)) {
-                        tracing::warn!(%error, "cannot use the renewed certificate");
-                    }
-                    tracing::info!("renewed the node's certificate");
-                    identity.send_replace(renewed);
-                }
-                Err(error) => tracing::warn!(%error, "cannot renew the node's certificate"),
-            }
-        }
-        tokio::time::sleep(RENEWAL_LOOK).await;
     }
 }
 

@@ -8,6 +8,8 @@ use clap::Parser;
 use weir_dataplane::XdpMode;
 use weir_proto::Quantity;
 
+use crate::eviction::signals::{Amount, Limit, Signal};
+
 /// The node agent of Weir: runs this node's pods and programs its kernel.
 ///
 /// It must be started in the node's network namespace.
@@ -89,6 +91,43 @@ pub struct Config {
     /// MTU of pod links; the uplink's by default
     #[arg(long)]
     pub mtu: Option<u32>,
+    /// Directory of static pods: a file a pod, YAML or JSON; they run with or without a control plane
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Pod range of this node, until the control plane has given it one
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<String>,
+    /// What the system keeps for itself: cpu=500m,memory=1Gi
+    #[arg(long, value_name = "RESOURCE=QUANTITY", value_delimiter = ',', value_parser = reserved)]
+    pub system_reserved: Vec<(String, Quantity)>,
+    /// What Weir keeps for itself: cpu=100m,memory=200Mi
+    #[arg(long, value_name = "RESOURCE=QUANTITY", value_delimiter = ',', value_parser = reserved)]
+    pub kube_reserved: Vec<(String, Quantity)>,
+    /// Below what pods are evicted at once; signals: memory, nodefs, imagefs and pid .available, nodefs and imagefs
+    /// .inodesFree
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_delimiter = ',', default_value = EVICTION_HARD)]
+    pub eviction_hard: Vec<Limit>,
+    /// Below what pods are evicted after a while
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_delimiter = ',')]
+    pub eviction_soft: Vec<Limit>,
+    /// How long a soft threshold may be crossed
+    #[arg(long, value_name = "SIGNAL=DURATION", value_delimiter = ',', value_parser = signal_duration)]
+    pub eviction_soft_grace_period: Vec<(Signal, Duration)>,
+    /// How much more than its threshold must be there again
+    #[arg(long, value_name = "SIGNAL=AMOUNT", value_delimiter = ',', value_parser = signal_amount)]
+    pub eviction_minimum_reclaim: Vec<(Signal, Amount)>,
+    /// What pods get at most, in seconds, to end because of a soft threshold
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub eviction_max_pod_grace_period: u64,
+    /// How long a pressure shows after it was there last
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub eviction_pressure_transition_period: Duration,
+    /// What pods get to end when the machine shuts down (SIGPWR); 0s for nothing
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that is for critical pods, which end last
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub shutdown_grace_period_critical_pods: Duration,
     /// Addresses of cluster DNS, which this node serves by itself: nameservers of pods with dnsPolicy ClusterFirst
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
@@ -107,6 +146,34 @@ pub struct Config {
     /// The uplink's XDP accelerator: off, native, native-redirect (for a veth) or generic
     #[arg(long, default_value = "off")]
     pub xdp: XdpMode,
+}
+
+/// The kubelet's on Linux.
+const EVICTION_HARD: &str = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
+
+fn reserved(text: &str) -> Result<(String, Quantity), String> {
+    let (name, amount) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form resource=quantity"))?;
+    if !matches!(name, "cpu" | "memory" | "ephemeral-storage" | "pods" | "pid") {
+        return Err(format!("{name:?} cannot be reserved; cpu, memory, ephemeral-storage, pods and pid can"));
+    }
+    let amount: Quantity = amount.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    if amount.is_negative() {
+        return Err(format!("{text:?} is negative"));
+    }
+    Ok((name.to_owned(), amount))
+}
+
+fn signal_duration(text: &str) -> Result<(Signal, Duration), String> {
+    let (signal, time) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form signal=duration"))?;
+    Ok((signal.parse()?, duration(time)?))
+}
+
+fn signal_amount(text: &str) -> Result<(Signal, Amount), String> {
+    let (signal, amount) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form signal=amount"))?;
+    Ok((signal.parse()?, amount.parse()?))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -195,5 +262,20 @@ mod tests {
     fn a_label_without_a_value_is_named() {
         let error = Config::try_parse_from(REQUIRED.iter().chain(&["--labels=zone"])).expect_err("refused");
         assert!(error.to_string().contains("\"zone\" is not of the form key=value"), "{error}");
+    }
+
+    #[test]
+    fn what_the_node_keeps_for_itself_is_checked() {
+        let config = Config::try_parse_from(REQUIRED).expect("valid flags");
+        assert_eq!(config.eviction_hard.len(), 5);
+        for bad in [
+            "--eviction-hard=memory.available<lots",
+            "--eviction-hard=swap.available<1Gi",
+            "--system-reserved=gpu=1",
+            "--kube-reserved=cpu",
+            "--eviction-soft-grace-period=memory.available=soon",
+        ] {
+            assert!(Config::try_parse_from(REQUIRED.iter().chain(&[bad])).is_err(), "{bad}");
+        }
     }
 }

@@ -50,21 +50,25 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// The node's identity: the one it has, or a new one. Waits for the control plane as long as it is away.
-    pub async fn obtain(config: &Config) -> Result<Self, IdentityError> {
+    /// The identity that the node has, if it has one.
+    pub fn present(config: &Config) -> Result<Option<Self>, IdentityError> {
         let ca = read(&config.ca)?;
-        if let Some(present) = load(&path(config), ca.clone())? {
-            let (begins, ends) = validity(&present.certificate)?;
-            if Timestamp::now().as_second() < ends {
-                tracing::debug!(begins, ends, "the node has its certificate");
-                return Ok(present);
-            }
-            tracing::warn!("the node's certificate has ended; joining again");
+        let Some(present) = load(&path(config), ca)? else { return Ok(None) };
+        let (begins, ends) = validity(&present.certificate)?;
+        if Timestamp::now().as_second() < ends {
+            tracing::debug!(begins, ends, "the node has its certificate");
+            return Ok(Some(present));
         }
+        tracing::warn!("the node's certificate has ended; joining again");
+        Ok(None)
+    }
+
+    /// A new identity, by the bootstrap token. Waits for the control plane as long as it is away.
+    pub async fn join(config: &Config) -> Result<Self, IdentityError> {
+        let ca = read(&config.ca)?;
         let token_file = config.bootstrap_token_file.as_ref().ok_or(IdentityError::NoToken)?;
         let token = read(token_file)?.trim().to_owned();
-        let to =
-            weir_client::Config { servers: config.server.clone(), ..Default::default() }.ca(&ca).token(token);
+        let to = stranger(config)?.token(token);
         join(config, &Client::new(&to)?, ca).await
     }
 
@@ -88,6 +92,11 @@ impl Identity {
     }
 }
 
+/// How to reach the API as nobody in particular: what an agent has before it has joined.
+pub fn stranger(config: &Config) -> Result<weir_client::Config, IdentityError> {
+    Ok(weir_client::Config { servers: config.server.clone(), ..Default::default() }.ca(read(&config.ca)?))
+}
+
 fn path(config: &Config) -> PathBuf {
     config.state_dir.join("pki/node.pem")
 }
@@ -98,6 +107,7 @@ async fn join(config: &Config, client: &Client, ca: String) -> Result<Identity, 
     let request = CertificateParams::new(addresses.clone())?.serialize_request(&key)?.pem()?;
     let request = JoinRequest { node_name: config.node_name.clone(), csr_pem: request, addresses };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut told = false;
     let answer = loop {
         let status = match client.node_service().join(request.clone()).await {
             Ok(answer) => break answer.into_inner(),
@@ -106,7 +116,9 @@ async fn join(config: &Config, client: &Client, ca: String) -> Result<Identity, 
         if !status.is_transient() {
             return Err(IdentityError::Refused(status));
         }
-        tracing::warn!(error = %status, "cannot join yet");
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(error = %status, "cannot join yet; trying on");
+        }
         tokio::time::sleep(backoff.delay()).await;
     };
     let ca = if answer.ca_pem.is_empty() { ca } else { answer.ca_pem };

@@ -12,19 +12,23 @@
 //! - [`server`]: logs, sessions, forwarded ports and live views, for the API server alone.
 //! - [`stats`]: what the node, its pods and their containers use.
 //! - [`heap`]: what the allocator keeps.
+//! - [`static_pods`]: pods from files, with or without a control plane.
+//! - [`eviction`]: what happens when memory, disk or process ids run out; `shutdown`: when the machine is to go.
 //! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
-//!
-//! Left out: eviction.
 
 pub mod agent;
 pub mod config;
 pub mod dataplane;
 pub mod dns;
+pub mod eviction;
 pub mod heap;
 pub mod identity;
+mod membership;
 mod metrics;
 pub mod node;
 pub mod pods;
 pub mod server;
+mod shutdown;
+pub mod static_pods;
 pub mod stats;
 pub mod upkeep;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::libc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use weir_agent::{agent, config::Config, heap};
@@ -38,7 +39,14 @@ fn start(config: Config) -> anyhow::Result<()> {
             tracing::info!("stopping; containers and dataplane stay");
             told.cancel();
         });
-        agent::run(config, shutdown).await
+        let (power_fails, mut power) =
+            (CancellationToken::new(), signal(SignalKind::from_raw(libc::SIGPWR))?);
+        let failing = power_fails.clone();
+        tokio::spawn(async move {
+            power.recv().await;
+            failing.cancel();
+        });
+        agent::run(config, shutdown, power_fails).await
     });
     // Threads that wait for a container's end need not be waited for.
     runtime.shutdown_background();

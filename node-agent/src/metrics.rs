@@ -37,6 +37,12 @@ pub(crate) static DNS_LISTENING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     registered(IntGaugeVec::new(Opts::new("weir_dns_listening", help), &["server"]))
 });
 
+/// By the signal that was crossed.
+pub(crate) static EVICTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Cumulative number of pod evictions by eviction signal";
+    registered(IntCounterVec::new(Opts::new("kubelet_evictions", help), &["eviction_signal"]))
+});
+
 pub(crate) fn pulled(size: u64, took: Duration) {
     const MB: u64 = 1 << 20;
     let range = match size / MB {

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Recorder, Severity};
-use weir_proto::Resource;
-use weir_proto::core::v1::{ContainerImage, Node, ObjectReference};
+use weir_proto::core::v1::ContainerImage;
 use weir_runtime::images::{Collected, CollectionPolicy};
 use weir_runtime::logs::RotationPolicy;
 use weir_runtime::{Image, Runtime};
 
 use crate::heap;
 use crate::metrics::{IMAGES_COLLECTED, LOG_ROTATIONS};
+use crate::node;
 
 /// How often the disk's usage is looked at, as the kubelet does.
 const COLLECT: Duration = Duration::from_secs(300);
@@ -121,14 +121,7 @@ impl Upkeep {
 
     fn warn(&self, reason: &str, message: String) {
         tracing::warn!(reason, message, "image collection");
-        // As the kubelet refers to its node: by name in the place of the uid.
-        let about = ObjectReference {
-            api_version: Node::KIND.api_version(),
-            kind: Node::KIND.kind.to_owned(),
-            name: self.node_name.clone(),
-            uid: self.node_name.clone(),
-            ..ObjectReference::default()
-        };
+        let about = node::reference(&self.node_name);
         self.recorder.tell(about, Severity::Warning, reason, message);
     }
 }

@@ -35,7 +35,10 @@ pub use container::{
 pub use disk::disk_usage;
 pub use error::{Error, Result};
 pub use images::{Image, ImageStore, PullPolicy};
-pub use runtime::{Config, ContainerUsage, DiskUsage, PodUsage, Runtime, image_volume};
+pub use mounts::unmount_below;
+pub use runtime::{
+    Config, ContainerUsage, DiskUsage, PodUsage, Runtime, TreeUsage, image_volume, tree_usage,
+};
 pub use sandbox::{Sandbox, SandboxSpec};
 /// Frames of a session that is attached to a container.
 pub mod attach {

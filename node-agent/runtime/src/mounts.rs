@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// Unmounts everything mounted at or below `dir`, the last mounted first. After that, removing `dir` removes nothing but
 /// what lies on its own file system.
-pub(crate) fn unmount_below(dir: &Path) -> Result<()> {
+pub fn unmount_below(dir: &Path) -> Result<()> {
     let Ok(dir) = dir.canonicalize() else { return Ok(()) };
     let table = Path::new("/proc/self/mountinfo");
     let mounts = fs::read(table).map_err(Error::io("read", table))?;

@@ -42,7 +42,7 @@ use crate::shim::{Program, SETTINGS_FILE, Settings, ShimError, client};
 use crate::table::Table;
 use crate::watch::Watcher;
 
-pub use usage::{ContainerUsage, DiskUsage, PodUsage};
+pub use usage::{ContainerUsage, DiskUsage, PodUsage, TreeUsage, tree_usage};
 pub use volumes::image_volume;
 
 /// The container's specification and what was decided when it was created.

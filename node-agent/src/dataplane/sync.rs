@@ -63,13 +63,20 @@ impl Sync {
     /// Follows the control plane until told to stop.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut failing = false;
         loop {
             let mut progressed = false;
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                error = self.follow(&mut progressed) => tracing::warn!(%error, "dataplane stream"),
+                error = self.follow(&mut progressed) => {
+                    // Once for each break, however long the control plane is away.
+                    if progressed || !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "dataplane stream; trying on");
+                    }
+                }
             }
             if progressed {
+                failing = false;
                 backoff.reset();
             }
             tokio::select! {

@@ -13,15 +13,20 @@ const DURATION_SECONDS: i32 = 40;
 
 /// Renews the lease until told to stop; failures are tried again sooner.
 pub async fn keep_lease(client: Client, node: String, shutdown: CancellationToken) {
-    let mut held = None;
+    let (mut held, mut failing) = (None, false);
     loop {
         let wait = match renew(&client, &node, held.take()).await {
             Ok(lease) => {
+                if std::mem::replace(&mut failing, false) {
+                    tracing::info!("the control plane is back");
+                }
                 held = Some(lease);
                 RENEW
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot renew the node's lease");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot renew the node's lease; trying on");
+                }
                 RENEW / 5
             }
         };

@@ -1,4 +1,4 @@
-//! What this machine is and how it fares, read from the kernel.
+//! What this machine is, read from the kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,24 +7,20 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use nix::sys::utsname::uname;
 use weir_proto::Quantity;
+use weir_runtime::cgroup::Group;
 
-/// Facts and measures of the machine. What cannot be read is 0 or empty.
+use crate::config::Config;
+
+/// Facts of the machine. What cannot be read is 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     pub cpus: u64,
     /// Bytes.
     pub memory: u64,
-    /// Bytes.
-    pub memory_available: u64,
     /// Bytes of the file system that holds the agent's state.
     pub disk: u64,
-    pub disk_available: u64,
     /// By size of page: bytes set aside, of what the name of the resource says ("hugepages-2Mi").
     pub huge_pages: BTreeMap<String, u64>,
-    pub inodes: u64,
-    pub inodes_available: u64,
-    pub tasks: u64,
-    pub tasks_limit: u64,
     /// As Go names it: amd64, arm64.
     pub architecture: &'static str,
     pub kernel: String,
@@ -34,6 +30,25 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The machine, or as much of it as the node's control group leaves it.
+    pub fn of(config: &Config) -> Self {
+        let mut machine = Self::look(&config.state_dir);
+        let group = Group::at(&config.cgroup_parent).ok().and_then(|group| group.memory());
+        if let Some(limit) = group.and_then(|memory| memory.limit) {
+            machine.memory = machine.memory.min(limit);
+        }
+        machine
+    }
+
+    /// Tasks there are, and may be.
+    pub fn tasks() -> (u64, u64) {
+        let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let number = |path: &str| line(path).parse().ok();
+        let limits =
+            ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].into_iter().filter_map(number);
+        (tasks(&line("/proc/loadavg")), limits.min().unwrap_or(0))
+    }
+
     pub fn look(state_dir: &Path) -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -44,14 +59,8 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             memory: kibibytes(&meminfo, "MemTotal"),
-            memory_available: kibibytes(&meminfo, "MemAvailable"),
             disk: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
-            disk_available: disk.map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
             huge_pages: huge_pages(),
-            inodes: disk.map_or(0, |disk| disk.files()),
-            inodes_available: disk.map_or(0, |disk| disk.files_available()),
-            tasks: tasks(&line("/proc/loadavg")),
-            tasks_limit: line("/proc/sys/kernel/pid_max").parse().unwrap_or(0),
             architecture: architecture(),
             kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
             os_image: os_name(&os_release),
@@ -130,9 +139,8 @@ mod tests {
     #[test]
     fn this_machine_has_processors_memory_and_disk() {
         let machine = Machine::look(Path::new("/does/not/exist/yet"));
-        assert!(
-            machine.cpus > 0 && machine.memory > 0 && machine.disk > 0 && machine.tasks_limit > 0,
-            "{machine:?}"
-        );
+        assert!(machine.cpus > 0 && machine.memory > 0 && machine.disk > 0, "{machine:?}");
+        let (there, most) = Machine::tasks();
+        assert!(0 < there && there < most, "{there} of {most}");
     }
 }

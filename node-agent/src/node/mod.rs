@@ -6,23 +6,30 @@ mod lease;
 mod machine;
 mod report;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Backoff, Client, Informer, ObjectKey, informer};
-use weir_proto::core::v1::{ContainerImage, Node};
+use weir_proto::Resource;
+use weir_proto::core::v1::{ContainerImage, Node, ObjectReference};
 use weir_proto::meta::v1::Time;
 
 use crate::config::Config;
+use crate::eviction::signals::Pressure;
 
 pub use lease::keep_lease;
 pub use machine::Machine;
+pub use report::resources;
 
 /// How often the machine is looked at; what did not change is written only every [`SILENCE`].
 const LOOK: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// Why a node is not ready at first.
+pub const STARTING: &str = "the agent is starting";
 
 /// Whether the node can run pods, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +45,7 @@ pub struct Reporter {
     config: Arc<Config>,
     readiness: watch::Receiver<Readiness>,
     images: watch::Receiver<Vec<ContainerImage>>,
+    pressures: watch::Receiver<BTreeSet<Pressure>>,
 }
 
 impl Reporter {
@@ -46,17 +54,21 @@ impl Reporter {
         config: Arc<Config>,
         readiness: watch::Receiver<Readiness>,
         images: watch::Receiver<Vec<ContainerImage>>,
+        pressures: watch::Receiver<BTreeSet<Pressure>>,
     ) -> Self {
-        Self { client, config, readiness, images }
+        Self { client, config, readiness, images, pressures }
     }
 
     /// Makes the Node object, or takes up the present one; waits while the control plane is away.
     pub async fn register(&self) -> weir_client::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut told = false;
         loop {
             match self.try_register().await {
                 Err(error) if error.is_transient() || error.is_conflict() => {
-                    tracing::warn!(%error, "cannot register the node yet");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "cannot register the node yet; trying on");
+                    }
                     tokio::time::sleep(backoff.delay()).await;
                 }
                 outcome => return outcome,
@@ -68,6 +80,10 @@ impl Reporter {
         let api = self.client.api::<Node>();
         let mut node = Node::default();
         node.meta_mut().name = self.config.node_name.clone();
+        if let Some(range) = &self.config.pod_cidr {
+            node.spec_mut().pod_cidr.clone_from(range);
+            node.spec_mut().pod_cidrs = vec![range.clone()];
+        }
         self.label(&mut node);
         self.describe(&mut node);
         match api.create(&node).await {
@@ -82,7 +98,8 @@ impl Reporter {
 
     /// Reports until told to stop.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut readiness = self.readiness.clone();
+        let (mut readiness, mut pressures) = (self.readiness.clone(), self.pressures.clone());
+        let mut failing = false;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -90,9 +107,16 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => {}
                 changed = readiness.changed() => if changed.is_err() { return },
+                changed = pressures.changed() => if changed.is_err() { return },
             }
-            if let Err(error) = self.report().await {
-                tracing::warn!(%error, "cannot report the node's status");
+            match self.report().await {
+                Ok(()) => failing = false,
+                // Once, however long the control plane is away.
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "cannot report the node's status; trying on");
+                }
+                Err(error) => tracing::debug!(%error, "cannot report the node's status"),
             }
         }
     }
@@ -115,7 +139,7 @@ impl Reporter {
     }
 
     fn label(&self, node: &mut Node) {
-        let machine = Machine::look(&self.config.state_dir);
+        let machine = Machine::of(&self.config);
         let labels = &mut node.meta_mut().labels;
         let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
         set("kubernetes.io/hostname", &self.config.node_name);
@@ -127,17 +151,32 @@ impl Reporter {
     }
 
     fn describe(&self, node: &mut Node) {
-        let machine = Machine::look(&self.config.state_dir);
-        let readiness = self.readiness.borrow().clone();
-        report::describe(node, &self.config, &machine, &readiness, Time::now());
+        let machine = Machine::of(&self.config);
+        let (readiness, pressures) = (self.readiness.borrow().clone(), self.pressures.borrow().clone());
+        report::describe(node, &self.config, &machine, &readiness, &pressures, Time::now());
         node.status_mut().images.clone_from(&self.images.borrow());
     }
 }
 
-/// Waits until the control plane has given the node its pod range.
-pub async fn pod_cidr(client: &Client, name: &str) -> String {
+/// The node as events refer to it: by name in the place of the uid, as the kubelet's.
+pub fn reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Node::KIND.api_version(),
+        kind: Node::KIND.kind.to_owned(),
+        name: name.to_owned(),
+        uid: name.to_owned(),
+        ..ObjectReference::default()
+    }
+}
+
+/// A copy of this node's own object.
+pub fn follow(client: &Client, name: &str) -> Informer<Node> {
     let options = informer::Options::default().fields(format!("metadata.name={name}"));
-    let nodes = Informer::<Node>::start(client.api(), options);
+    Informer::start(client.api(), options)
+}
+
+/// Waits until the control plane has given the node its pod range.
+pub async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> String {
     let key = ObjectKey::new("", name);
     let assigned = |node: Option<&Node>| node.is_some_and(|node| !node.spec().pod_cidr.is_empty());
     loop {

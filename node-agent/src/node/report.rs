@@ -1,6 +1,6 @@
 //! The status of the Node object: from what the machine is, how it fares, and what was written before. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_proto::Quantity;
 use weir_proto::core::v1::{
@@ -10,24 +10,18 @@ use weir_proto::meta::v1::Time;
 
 use super::{Machine, Readiness};
 use crate::config::Config;
-
-/// Memory that pods may not reserve: below it the node is under pressure.
-const MEMORY_RESERVE: u64 = 100 << 20;
-/// Of disk and inodes, this share must stay free.
-const DISK_RESERVE_PERCENT: u64 = 5;
-/// Of the process ids.
-const TASK_RESERVE_PERCENT: u64 = 10;
+use crate::eviction::signals::{Pressure, Signal};
 
 pub(super) fn describe(
     node: &mut Node,
     config: &Config,
     machine: &Machine,
     readiness: &Readiness,
+    pressures: &BTreeSet<Pressure>,
     now: Time,
 ) {
     let status = node.status_mut();
-    status.capacity = resources(config, machine, 0);
-    status.allocatable = resources(config, machine, MEMORY_RESERVE);
+    (status.capacity, status.allocatable) = resources(config, machine);
     status.addresses = vec![
         NodeAddress { r#type: "InternalIP".to_owned(), address: config.node_ip.to_string() },
         NodeAddress { r#type: "Hostname".to_owned(), address: config.node_name.clone() },
@@ -35,7 +29,7 @@ pub(super) fn describe(
     let port = i32::from(config.listen.port());
     status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) });
     status.node_info = Some(system_info(machine));
-    for condition in conditions(machine, readiness) {
+    for condition in conditions(readiness, pressures) {
         set_condition(&mut status.conditions, condition, now);
     }
 }
@@ -52,10 +46,49 @@ pub(super) fn same_but_for_heartbeats(old: &Node, new: &Node) -> bool {
     still(old) == still(new)
 }
 
-fn resources(config: &Config, machine: &Machine, memory_reserve: u64) -> BTreeMap<String, Quantity> {
-    let mut all = machine.resources(memory_reserve);
-    all.insert("pods".to_owned(), Quantity::from_value(i64::from(config.max_pods)));
-    all
+/// What there is, and what of it is for pods: all but what the system and the agent keep, and what the hard eviction
+/// thresholds keep free.
+pub fn resources(
+    config: &Config,
+    machine: &Machine,
+) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
+    let mut capacity = machine.resources(0);
+    capacity.insert("pods".to_owned(), Quantity::from_value(i64::from(config.max_pods)));
+    let kept_free = |signal: Signal, of: u64| -> u64 {
+        let limits = config.eviction_hard.iter().filter(|limit| limit.signal == signal);
+        limits.map(|limit| limit.below.of(of)).max().unwrap_or(0)
+    };
+    let reserved = |name: &str| {
+        let all = config.system_reserved.iter().chain(&config.kube_reserved);
+        all.filter(|(resource, _)| resource == name).map(|(_, amount)| *amount).collect::<Vec<_>>()
+    };
+    let mut allocatable = capacity.clone();
+    for (name, amount) in &mut allocatable {
+        let free = match name.as_str() {
+            // What is set aside as huge pages is asked for by that name.
+            "memory" => {
+                kept_free(Signal::Memory, machine.memory).saturating_add(machine.huge_pages.values().sum())
+            }
+            "ephemeral-storage" => kept_free(Signal::NodeDisk, machine.disk),
+            _ => 0,
+        };
+        let reserved = reserved(name);
+        if free == 0 && reserved.is_empty() {
+            continue;
+        }
+        if name == "cpu" {
+            let kept: i128 = reserved.iter().map(Quantity::milli_value).sum();
+            if kept > 0 {
+                *amount =
+                    Quantity::from_milli(i64::try_from((amount.milli_value() - kept).max(0)).unwrap_or(0));
+            }
+        } else {
+            let kept: i128 = reserved.iter().map(Quantity::value).sum::<i128>() + i128::from(free);
+            let left = i64::try_from((amount.value() - kept).max(0)).unwrap_or(0);
+            *amount = if name == "pods" { Quantity::from_value(left) } else { Quantity::from_bytes(left) };
+        }
+    }
+    (capacity, allocatable)
 }
 
 fn system_info(machine: &Machine) -> NodeSystemInfo {
@@ -75,43 +108,43 @@ fn system_info(machine: &Machine) -> NodeSystemInfo {
     }
 }
 
-fn conditions(machine: &Machine, readiness: &Readiness) -> Vec<NodeCondition> {
-    let condition = |kind: &str, status: bool, reason: &str, message: String| NodeCondition {
+fn conditions(readiness: &Readiness, pressures: &BTreeSet<Pressure>) -> Vec<NodeCondition> {
+    let condition = |kind: &str, status: bool, reason: &str, message: &str| NodeCondition {
         r#type: kind.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
         reason: reason.to_owned(),
-        message,
+        message: message.to_owned(),
         ..NodeCondition::default()
     };
-    let below = |left: u64, of: u64, percent: u64| of > 0 && left < of / 100 * percent;
-    let memory = machine.memory > 0 && machine.memory_available < MEMORY_RESERVE;
-    let disk = below(machine.disk_available, machine.disk, DISK_RESERVE_PERCENT)
-        || below(machine.inodes_available, machine.inodes, DISK_RESERVE_PERCENT);
-    let tasks_left = machine.tasks_limit.saturating_sub(machine.tasks);
-    let tasks = below(tasks_left, machine.tasks_limit, TASK_RESERVE_PERCENT);
-    let pressure = |kind: &str, under: bool, yes: &str, no: &str, what: &str| {
-        let message = format!("{what} {}", if under { "is running out" } else { "is sufficient" });
-        condition(kind, under, if under { yes } else { no }, message)
+    let pressure = |pressure: Pressure, yes: (&str, &str), no: (&str, &str)| {
+        let under = pressures.contains(&pressure);
+        let (reason, message) = if under { yes } else { no };
+        condition(pressure.as_str(), under, reason, message)
     };
+    let is_open = |readiness: &Readiness| *readiness != Readiness::NotReady(super::STARTING.to_owned());
     vec![
+        match is_open(readiness) {
+            true => condition("NetworkUnavailable", false, "PodNetworkOpen", "the pod network is open"),
+            false => condition("NetworkUnavailable", true, "PodNetworkNotOpen", super::STARTING),
+        },
         pressure(
-            "MemoryPressure",
-            memory,
-            "KubeletHasInsufficientMemory",
-            "KubeletHasSufficientMemory",
-            "memory",
+            Pressure::Memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
-        pressure("DiskPressure", disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk space"),
         pressure(
-            "PIDPressure",
-            tasks,
-            "KubeletHasInsufficientPID",
-            "KubeletHasSufficientPID",
-            "room for processes",
+            Pressure::Disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pressure(
+            Pressure::Pids,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
         match readiness {
-            Readiness::Ready => condition("Ready", true, "KubeletReady", "the agent runs pods".to_owned()),
-            Readiness::NotReady(why) => condition("Ready", false, "KubeletNotReady", why.clone()),
+            Readiness::Ready => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+            Readiness::NotReady(why) => condition("Ready", false, "KubeletNotReady", why),
         },
     ]
 }
@@ -152,18 +185,7 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        Machine {
-            cpus: 4,
-            memory: 8 << 30,
-            memory_available: 4 << 30,
-            disk: 100 << 30,
-            disk_available: 50 << 30,
-            inodes: 1000,
-            inodes_available: 500,
-            tasks: 100,
-            tasks_limit: 32768,
-            ..Machine::default()
-        }
+        Machine { cpus: 4, memory: 8 << 30, disk: 100 << 30, ..Machine::default() }
     }
 
     fn status<'a>(node: &'a Node, kind: &str) -> &'a str {
@@ -177,7 +199,7 @@ mod tests {
     #[test]
     fn a_node_says_what_it_has_and_where_it_is_asked() {
         let mut node = Node::default();
-        describe(&mut node, &config(), &machine(), &Readiness::Ready, Time::from_unix(100));
+        describe(&mut node, &config(), &machine(), &Readiness::Ready, &BTreeSet::new(), Time::from_unix(100));
         assert_eq!(node.status().capacity["cpu"], Quantity::from_value(4));
         assert_eq!(node.status().allocatable["memory"], Quantity::from_bytes((8 << 30) - (100 << 20)));
         assert_eq!(node.status().capacity["pods"].to_string(), "110");
@@ -188,23 +210,46 @@ mod tests {
             ("MemoryPressure", "False"),
             ("DiskPressure", "False"),
             ("PIDPressure", "False"),
+            ("NetworkUnavailable", "False"),
         ] {
             assert_eq!(status(&node, kind), expected, "{kind}");
         }
     }
 
     #[test]
+    fn what_is_reserved_is_not_for_pods() {
+        let flags = [
+            "weir-agent",
+            "--node-name=n1",
+            "--server=https://s:1",
+            "--ca=/ca",
+            "--state-dir=/s",
+            "--uplink=eth0",
+            "--node-ip=10.31.0.11",
+            "--listen=10.31.0.11:10250",
+            "--system-reserved=cpu=500m,memory=1Gi",
+            "--kube-reserved=memory=1Gi,pods=10",
+            "--eviction-hard=memory.available<1Gi,nodefs.available<10%",
+        ];
+        let config = Config::try_parse_from(flags).expect("valid flags");
+        let (capacity, allocatable) = resources(&config, &machine());
+        assert_eq!(capacity["cpu"].to_string(), "4");
+        let shown: Vec<_> = allocatable.iter().map(|(name, amount)| format!("{name} {amount}")).collect();
+        assert_eq!(shown, ["cpu 3500m", "ephemeral-storage 90Gi", "memory 5Gi", "pods 100"]);
+    }
+
+    #[test]
     fn pressure_shows_and_transitions_keep_their_time() {
         let mut node = Node::default();
-        let describe_at = |node: &mut Node, machine: &Machine, now: i64| {
-            describe(node, &config(), machine, &Readiness::Ready, Time::from_unix(now));
+        let describe_at = |node: &mut Node, pressures: &[Pressure], now: i64| {
+            let pressures = pressures.iter().copied().collect();
+            describe(node, &config(), &machine(), &Readiness::Ready, &pressures, Time::from_unix(now));
         };
-        describe_at(&mut node, &machine(), 100);
+        describe_at(&mut node, &[], 100);
         let before = node.clone();
-        describe_at(&mut node, &machine(), 110);
+        describe_at(&mut node, &[], 110);
         assert!(same_but_for_heartbeats(&before, &node));
-        let full = Machine { disk_available: 1 << 30, memory_available: 1 << 20, tasks: 32000, ..machine() };
-        describe_at(&mut node, &full, 120);
+        describe_at(&mut node, &[Pressure::Memory, Pressure::Disk, Pressure::Pids], 120);
         assert!(!same_but_for_heartbeats(&before, &node));
         for kind in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
             assert_eq!(status(&node, kind), "True", "{kind}");

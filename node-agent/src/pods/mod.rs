@@ -14,22 +14,26 @@ mod env_files;
 mod ephemeral;
 mod eviction;
 mod feeds;
+mod fit;
 mod hooks;
 mod image_volumes;
 mod images;
 mod local_storage;
 pub mod mirror;
+mod mirrors;
 mod observed;
 mod perform;
 mod phase;
 mod plan;
 mod probes;
 mod projection;
+mod release;
 mod resolv_conf;
 mod resources;
 mod sandbox;
 mod services;
 mod sources;
+mod statics;
 mod status;
 mod termination;
 mod tokens;
@@ -40,6 +44,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -49,7 +54,7 @@ use tokio_util::task::AbortOnDropHandle;
 use weir_client::{Client, Informer, Notice, Recorder};
 use weir_network::Network;
 use weir_proto::Quantity;
-use weir_proto::core::v1::Pod;
+use weir_proto::core::v1::{Node, Pod};
 use weir_runtime::{Runtime, Sandbox};
 
 pub use admission::Rules;
@@ -60,7 +65,11 @@ pub use services::Services;
 pub use tokens::Tokens;
 
 use crate::dataplane;
+use crate::eviction::signals::Pressure;
+use crate::static_pods::Wanted;
 use eviction::Wakes;
+use mirror::{is_mirror, is_static_uid};
+use mirrors::Mirrors;
 use worker::Worker;
 
 /// What every worker needs.
@@ -83,11 +92,27 @@ pub struct Context {
     pub endings: Endings,
     pub feeds: Feeds,
     pub services: Services,
+    pub gate: Gate,
+    /// Where it is noted which static pods were started.
+    pub static_records: PathBuf,
+}
+
+/// What decides about pods that come, beside what the others leave.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    pub max_pods: u32,
+    /// This node's own object.
+    pub node: Informer<Node>,
+    pub pressures: watch::Receiver<BTreeSet<Pressure>>,
+    pub shutting_down: Arc<AtomicBool>,
 }
 
 /// A worker from outside.
 struct Slot {
     pod: watch::Sender<Option<Arc<Pod>>>,
+    /// Of static pods: shows the worker the mirror.
+    mirror: Option<watch::Sender<Option<Arc<Pod>>>>,
+    wake: Arc<Notify>,
 }
 
 struct Pods {
@@ -97,39 +122,65 @@ struct Pods {
     wakes: Wakes,
     /// What an earlier agent left.
     found: HashMap<String, Option<Sandbox>>,
+    static_pods: watch::Receiver<Option<Wanted>>,
 }
 
 /// Follows the pods of this node until told to stop. Containers are left as they are then.
-pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: CancellationToken) {
-    pods.synced().await;
+///
+/// Static pods run from the start. Pods of the API that an earlier agent left go on as they are until the API has said
+/// what is to become of them.
+pub async fn run(
+    context: Arc<Context>,
+    pods: Informer<Pod>,
+    static_pods: watch::Receiver<Option<Wanted>>,
+    shutdown: CancellationToken,
+) {
+    let mirrors = Mirrors {
+        client: context.client.clone(),
+        recorder: context.recorder.clone(),
+        pods: pods.clone(),
+        node: context.gate.node.clone(),
+        wanted: static_pods.clone(),
+    };
+    let _mirrors = AbortOnDropHandle::new(tokio::spawn(mirrors.run(shutdown.clone())));
     let mut all = Pods {
         found: find(&context).await,
         slots: HashMap::new(),
         workers: JoinSet::new(),
         wakes: context.endings.wakes.clone(),
         context,
+        static_pods,
     };
-    all.collect_leftovers(&pods).await;
     follow_exits(&all.context.runtime, all.wakes.clone());
     let measuring = local_storage::watch(Arc::clone(&all.context), pods.clone());
     let _measuring = AbortOnDropHandle::new(tokio::spawn(measuring));
-    let mut changes = pods.subscribe();
+    all.follow_files();
+    let (mut changes, mut synced, mut files) = (pods.subscribe(), false, true);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             ended = all.workers.join_next(), if !all.workers.is_empty() => all.ended(ended),
+            changed = all.static_pods.changed(), if files => match changed {
+                Ok(()) => all.follow_files(),
+                Err(_) => files = false,
+            },
             notice = changes.next() => match notice {
                 None => return,
-                Some(Notice::Resync) => all.resync(&pods.list()),
+                Some(Notice::Resync) => {
+                    if !std::mem::replace(&mut synced, true) {
+                        all.collect_leftovers(&pods).await;
+                    }
+                    all.resync(&pods.list());
+                }
                 Some(Notice::Changed(change)) => {
                     // A name may have been taken over by another pod, which comes with its own uid.
                     let (old, new) = (change.old, change.new);
                     let gone = old.filter(|old| new.as_ref().is_none_or(|new| new.meta().uid != old.meta().uid));
                     if let Some(old) = gone {
-                        all.tell(&old.meta().uid, None);
+                        all.heard(&old, true);
                     }
                     if let Some(new) = new {
-                        all.tell(&new.meta().uid.clone(), Some(new));
+                        all.heard(&new, false);
                     }
                 }
             },
@@ -138,14 +189,26 @@ pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: Cancellat
 }
 
 impl Pods {
+    /// What the API says of a pod.
+    fn heard(&mut self, pod: &Arc<Pod>, gone: bool) {
+        if is_mirror(pod) {
+            return self.show_mirror(pod, gone);
+        }
+        self.tell(&pod.meta().uid.clone(), (!gone).then(|| Arc::clone(pod)));
+    }
+
     fn resync(&mut self, pods: &[Arc<Pod>]) {
         let known: BTreeSet<&str> = pods.iter().map(|pod| pod.meta().uid.as_str()).collect();
-        let unknown = self.slots.keys().chain(self.found.keys()).filter(|uid| !known.contains(uid.as_str()));
+        let unknown = self.slots.keys().chain(self.found.keys());
+        let unknown = unknown.filter(|uid| !known.contains(uid.as_str()) && !is_static_uid(uid));
         for uid in unknown.cloned().collect::<BTreeSet<_>>() {
             self.tell(&uid, None);
         }
-        for pod in pods {
-            self.tell(&pod.meta().uid, Some(Arc::clone(pod)));
+        // Who is here already comes first: what it takes is not there for those who are new.
+        let (here, new): (Vec<_>, Vec<_>) =
+            pods.iter().partition(|pod| self.found.contains_key(&pod.meta().uid));
+        for pod in here.into_iter().chain(new) {
+            self.heard(pod, false);
         }
     }
 
@@ -162,12 +225,48 @@ impl Pods {
         if pod.is_none() {
             tracing::info!(uid, "removing what is left of a pod that the API no longer knows");
         }
+        let refused = match (&pod, &found) {
+            (Some(pod), None) => self.refusal(pod),
+            // What an earlier agent let in stays.
+            _ => None,
+        };
         let (sender, receiver) = watch::channel(pod);
         let wake = Arc::new(Notify::new());
+        let (mirror, shown) = is_static_uid(uid).then(|| watch::channel(None)).unzip();
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), Arc::clone(&wake));
-        let worker = Worker::new(Arc::clone(&self.context), uid.to_owned(), receiver, wake, found);
+        if let Some((reason, message)) = refused {
+            self.context.endings.order(uid, Ending::refusal(&reason, &message));
+        }
+        let context = Arc::clone(&self.context);
+        let worker = Worker::new(context, uid.to_owned(), receiver, Arc::clone(&wake), found, shown);
         self.workers.spawn(worker.run());
-        self.slots.insert(uid.to_owned(), Slot { pod: sender });
+        self.slots.insert(uid.to_owned(), Slot { pod: sender, mirror, wake });
+    }
+
+    /// Why a pod that is new here cannot run here.
+    fn refusal(&self, pod: &Pod) -> Option<fit::Refusal> {
+        let is_over = |pod: &Pod| matches!(pod.status().phase.as_str(), "Succeeded" | "Failed");
+        if pod.meta().deletion_timestamp.is_some() || is_over(pod) {
+            return None;
+        }
+        let gate = &self.context.gate;
+        let node = gate.node.list().into_iter().next();
+        let pressures = gate.pressures.borrow().clone();
+        let facts = fit::Facts {
+            name: &self.context.node_name,
+            allocatable: &self.context.allocatable,
+            max_pods: gate.max_pods,
+            labels: node.as_ref().map(|node| &node.meta().labels),
+            pressures: &pressures,
+            shutting_down: gate.shutting_down.load(Ordering::SeqCst),
+        };
+        let others: Vec<Arc<Pod>> = self
+            .slots
+            .values()
+            .filter_map(|slot| slot.pod.borrow().clone())
+            .filter(|pod| !is_over(pod))
+            .collect();
+        fit::refusal(pod, others.iter().map(AsRef::as_ref), &facts)
     }
 
     fn ended(&mut self, worker: Option<Result<String, tokio::task::JoinError>>) {
@@ -175,6 +274,8 @@ impl Pods {
             Some(Ok(uid)) => {
                 self.slots.remove(&uid);
                 self.wakes.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+                let _ = self.context.endings.take(&uid);
+                self.forget_static(&uid);
             }
             Some(Err(error)) => tracing::error!(%error, "a pod's worker ended badly"),
             None => {}
@@ -184,7 +285,7 @@ impl Pods {
     /// Links and addresses of pods that neither the API nor the runtime knows.
     async fn collect_leftovers(&self, pods: &Informer<Pod>) {
         let mut known: BTreeSet<String> = pods.list().iter().map(|pod| pod.meta().uid.clone()).collect();
-        known.extend(self.found.keys().cloned());
+        known.extend(self.found.keys().chain(self.slots.keys()).cloned());
         match self.context.network.collect_leftovers(&known).await {
             Ok(links) if links.is_empty() => {}
             Ok(links) => tracing::info!(?links, "removed links of pods that are gone"),

@@ -56,6 +56,8 @@ pub(super) struct Observed {
     /// On the network (or, of a pod in the node's own network, nothing to do).
     pub attached: bool,
     pub volumes: bool,
+    /// The volumes of a pod that is over hold nothing any more.
+    pub released: bool,
     /// Anything on disk, complete or not.
     pub leftovers: bool,
     /// The API has been told that nothing is left.

@@ -11,6 +11,7 @@ use weir_proto::core::v1::{Container, ObjectReference, Pod};
 use weir_runtime::{ContainerKey, Runtime, Sandbox};
 
 use super::downward::Surroundings;
+use super::mirror::is_static;
 use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
 use super::sources::Needed;
@@ -51,6 +52,8 @@ pub(super) enum PerformError {
     Token(#[from] TokenError),
     #[error("cannot make the container's termination message file: {0}")]
     Message(std::io::Error),
+    #[error("cannot remove volume {name:?}: {source}")]
+    Release { name: String, source: std::io::Error },
     #[error("the pod has no container {0:?}")]
     NoContainer(String),
     #[error("the pod has no sandbox")]
@@ -80,6 +83,7 @@ impl PerformError {
             | Self::Dataplane(_)
             | Self::NoSandbox
             | Self::Message(_)
+            | Self::Release { .. }
             | Self::Interrupted
             | Self::Dismissed => "CreateContainerError",
         }
@@ -100,6 +104,7 @@ impl Worker {
             }
             (Step::Remove { key }, _) => self.remove(key.clone()).await,
             (Step::DetachNetwork, _) => self.detach().await,
+            (Step::ReleaseVolumes, _) => self.release_volumes().await,
             (Step::CreateSandbox, Some(pod)) => self.create_sandbox(pod).await,
             (Step::AttachNetwork, Some(_)) => self.attach().await,
             (Step::MountVolumes, Some(pod)) => self.mount_volumes(pod).await,
@@ -164,7 +169,11 @@ impl Worker {
                 }
                 (container.as_str(), "Failed".to_owned(), text)
             }
-            Step::Stop { .. } | Step::Remove { .. } | Step::TearDown | Step::DetachNetwork => {
+            Step::Stop { .. }
+            | Step::Remove { .. }
+            | Step::TearDown
+            | Step::DetachNetwork
+            | Step::ReleaseVolumes => {
                 ("", "FailedKillPod".to_owned(), format!("error killing pod: {message}"))
             }
             Step::ConfirmEnd => return,
@@ -337,6 +346,11 @@ impl Worker {
     }
 
     async fn confirm_end(&mut self, pod: &Pod) -> Result {
+        if is_static(pod) {
+            // Its mirror is not of the same uid, and went when the file did.
+            self.memory.confirmed = true;
+            return Ok(());
+        }
         let api = self.context.client.namespaced::<Pod>(&pod.meta().namespace);
         match api.delete(&pod.meta().name, &DeleteOptions::now(&self.uid)).await {
             // Another pod may have the name by now.

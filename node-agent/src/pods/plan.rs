@@ -23,6 +23,8 @@ pub(super) enum Step {
     AttachNetwork,
     DetachNetwork,
     MountVolumes,
+    /// Gives back what the volumes of a pod that is over hold.
+    ReleaseVolumes,
     /// Resolves the image, creates and starts run number `restart` of the container.
     Start {
         container: String,
@@ -85,6 +87,9 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
                 stop_all(seen, deadline.unwrap_or_else(|| grace_from(pod, now)), &mut plan);
                 if seen.alive().next().is_none() && seen.attached && !pod.spec().host_network {
                     plan.steps.push(Step::DetachNetwork);
+                }
+                if seen.alive().next().is_none() && seen.leftovers && !seen.released {
+                    plan.steps.push(Step::ReleaseVolumes);
                 }
             }
         },

@@ -227,7 +227,7 @@ fn a_pod_that_has_ended_gives_its_address_back_and_never_runs_again() {
     let stop = Step::Stop { key, deadline: at(NOW + 30), why: Why::PodEnds };
     assert_eq!(steps(&pod, &seen), [stop]);
     seen.runs.remove("side");
-    assert_eq!(steps(&pod, &seen), [Step::DetachNetwork]);
+    assert_eq!(steps(&pod, &seen), [Step::DetachNetwork, Step::ReleaseVolumes]);
     pod.status_mut().phase = "Succeeded".to_owned();
     assert_eq!(steps(&pod, &Observed::default()), [], "not even when nothing is left of it here");
 }
@@ -262,6 +262,7 @@ fn perform(step: &Step, seen: &mut Observed) {
         Step::AttachNetwork => seen.attached = true,
         Step::DetachNetwork => seen.attached = false,
         Step::MountVolumes => seen.volumes = true,
+        Step::ReleaseVolumes => seen.released = true,
         Step::Start { container, restart, .. } => {
             let runs = seen.runs.entry(container.clone()).or_default();
             runs.retain(|run| run.key.restart != *restart);

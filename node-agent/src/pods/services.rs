@@ -46,6 +46,10 @@ struct Listed {
 impl Services {
     /// The variables of a container of `pod` that starts now.
     pub(super) async fn variables(&self, client: &Client, pod: &Pod) -> Result<Variables, ServicesError> {
+        // It waits for no API that may be out of reach, unless its file asks for services.
+        if mirror::is_static(pod) && pod.spec().enable_service_links == Some(false) {
+            return Ok(Variables::new());
+        }
         match self.listed(client, pod).await {
             Err(error) if mirror::is_static(pod) => {
                 tracing::warn!(pod = pod.meta().name, %error, "a static pod starts without variables for services");

@@ -10,8 +10,7 @@ use super::worker::Worker;
 impl Worker {
     /// Looks once at each run.
     pub(super) fn look_at_users(&mut self) {
-        let mut runs = self.context.runtime.list();
-        runs.retain(|run| run.key.pod_uid == self.uid);
+        let runs = self.context.runtime.list_pod(&self.uid);
         self.memory.users.retain(|key, _| runs.iter().any(|run| run.key == *key));
         for run in runs {
             let ContainerState::Running { pid, .. } = run.state else { continue };

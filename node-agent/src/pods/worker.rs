@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use weir_client::Backoff;
 use weir_network::PodAttachment;
-use weir_proto::core::v1::{ContainerStatus as Said, ContainerUser, Pod};
+use weir_proto::core::v1::{ContainerStatus as Said, ContainerUser, Pod, PodStatus};
 use weir_runtime::{ContainerKey, Sandbox};
 
 use super::Context;
@@ -24,7 +24,7 @@ use super::status::status;
 use super::volumes::Refresher;
 
 /// How soon a status that could not be written is tried again.
-const REPORT_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const REPORT_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) struct Worker {
     pub(super) context: Arc<Context>,
@@ -32,8 +32,11 @@ pub(super) struct Worker {
     pub(super) wake: Arc<Notify>,
     pub(super) memory: Memory,
     pod: watch::Receiver<Option<Arc<Pod>>>,
-    /// The pod as our last write left it, which the watch may not have brought yet.
-    written: Option<Arc<Pod>>,
+    /// The pod as our last write left it, which the watch may not have brought yet; of a static pod, its mirror.
+    pub(super) written: Option<Arc<Pod>>,
+    /// Of static pods: their mirrors, as the watch brings them, and what was found last.
+    pub(super) mirror: Option<watch::Receiver<Option<Arc<Pod>>>>,
+    pub(super) said: Option<PodStatus>,
     backoff: Backoff,
 }
 
@@ -47,6 +50,7 @@ pub(super) struct Memory {
     pub(super) shown: Option<Versions>,
     pub(super) renew_at: Option<tokio::time::Instant>,
     pub(super) refresher: Option<Refresher>,
+    pub(super) released: bool,
     pub(super) leftovers: bool,
     pub(super) confirmed: bool,
     /// The end that this node gave the pod.
@@ -85,6 +89,7 @@ impl Worker {
         pod: watch::Receiver<Option<Arc<Pod>>>,
         wake: Arc<Notify>,
         found: Option<Option<Sandbox>>,
+        mirror: Option<watch::Receiver<Option<Arc<Pod>>>>,
     ) -> Self {
         let leftovers = found.is_some();
         let mut memory = Memory { leftovers, sandbox: found.flatten(), ..Memory::default() };
@@ -96,7 +101,7 @@ impl Worker {
             *crashes = run.key.restart.max(*crashes);
         }
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-        Self { context, uid, wake, memory, pod, written: None, backoff }
+        Self { context, uid, wake, memory, pod, written: None, mirror, said: None, backoff }
     }
 
     /// Ends, with the pod's uid, when the API no longer knows the pod and nothing of it is left.
@@ -118,7 +123,7 @@ impl Worker {
             };
             let plan = plan(pod.as_deref(), &seen, Timestamp::now());
             if plan.steps.is_empty() {
-                if pod.is_none() {
+                if pod.is_none() || (self.mirror.is_some() && self.memory.confirmed) {
                     return self.uid;
                 }
                 self.tell_of_waits(pod.as_deref(), &seen);
@@ -174,6 +179,9 @@ impl Worker {
     /// The newest state of the pod that is known.
     fn present(&mut self) -> Option<Arc<Pod>> {
         let watched = self.pod.borrow_and_update().clone()?;
+        if self.mirror.is_some() {
+            return Some(self.with_said(watched));
+        }
         let revision = |pod: &Pod| pod.meta().resource_version.parse::<u64>().unwrap_or(0);
         let written = self.written.take().filter(|written| revision(written) > revision(&watched));
         self.written.clone_from(&written);
@@ -207,6 +215,7 @@ impl Worker {
             attached: memory.attachment.is_some()
                 || (memory.sandbox.is_some() && pod.is_some_and(|pod| pod.spec().host_network)),
             volumes: memory.volumes,
+            released: memory.released,
             leftovers: memory.leftovers,
             confirmed: memory.confirmed,
             ending: memory.ending.clone(),
@@ -258,6 +267,9 @@ impl Worker {
     async fn report(&mut self, pod: &Arc<Pod>, seen: &Observed) -> Option<Timestamp> {
         if self.memory.confirmed {
             return None;
+        }
+        if self.mirror.is_some() {
+            return self.report_static(pod, seen).await;
         }
         let mut base = Arc::clone(pod);
         let api = self.context.client.namespaced::<Pod>(&pod.meta().namespace);

@@ -71,7 +71,7 @@ impl Sources {
 /// Serves until told to stop. Whenever the identity changes, new connections get the new certificate.
 pub async fn serve(
     address: SocketAddr,
-    mut identity: watch::Receiver<Identity>,
+    mut identity: watch::Receiver<Option<Identity>>,
     sources: Sources,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
@@ -80,7 +80,11 @@ pub async fn serve(
     listener.set_nonblocking(true).map_err(listen)?;
     tracing::info!(%address, "listening");
     loop {
-        let present = identity.borrow_and_update().clone();
+        // A node that has yet to join has nothing to show, and nobody to answer.
+        let Ok(present) = identity.wait_for(Option::is_some).await.map(|present| (*present).clone()) else {
+            return Ok(());
+        };
+        let Some(present) = present else { continue };
         let tls = ServerTlsConfig::new()
             .identity(TlsIdentity::from_pem(&present.certificate, &present.key))
             .client_ca_root(Certificate::from_pem(&present.ca));

@@ -8,6 +8,7 @@ use weir_proto::status::ApiError;
 use weir_runtime::{ContainerState, ContainerStatus};
 
 use super::Sources;
+use crate::pods::mirror::local_uid;
 
 pub(super) fn pod(sources: &Sources, namespace: &str, name: &str) -> Result<Arc<Pod>, ApiError> {
     sources.pods.get(namespace, name).ok_or_else(|| ApiError::not_found(Pod::KIND, name))
@@ -16,7 +17,7 @@ pub(super) fn pod(sources: &Sources, namespace: &str, name: &str) -> Result<Arc<
 /// The latest run of a container, over or not.
 pub(super) fn latest_run(sources: &Sources, pod: &Pod, container: &str) -> Result<ContainerStatus, ApiError> {
     let name = container_name(pod, container)?;
-    let runs = sources.runtime.list_pod(&pod.meta().uid).into_iter();
+    let runs = sources.runtime.list_pod(local_uid(pod)).into_iter();
     let latest = runs.filter(|run| run.key.name == name).max_by_key(|run| run.key.restart);
     latest.ok_or_else(|| {
         let message = format!("container \"{name}\" in pod \"{}\" is waiting to start", pod.meta().name);

@@ -24,7 +24,10 @@ use weir_proto::weir::v1 as pb;
 use weir_runtime::cgroup::Usage;
 use weir_runtime::{ContainerKey, DiskUsage, Runtime};
 
+use crate::pods::mirror::local_uid;
+
 pub(crate) use metrics::text as metrics;
+pub(crate) use node::memory;
 pub(crate) use summary::json as summary;
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -115,7 +118,7 @@ impl Stats {
         let rates = Rates { noted, at: Instant::now(), time: Timestamp::now() };
         let mut pods = Vec::new();
         for found in self.runtime.usage() {
-            let pod = self.pods.list().into_iter().find(|pod| pod.meta().uid == found.uid);
+            let pod = self.pods.list().into_iter().find(|pod| local_uid(pod) == found.uid);
             // One that the API does not know any more is about to be removed.
             let Some(pod) = pod else { continue };
             let began = found.containers.iter().map(|container| container.started_at).min();

@@ -51,6 +51,13 @@ pub(super) fn usage() -> Usage {
     }
 }
 
+/// Bytes of memory that could still be given out, and all there are. As the kubelet counts: all but the working set.
+pub(crate) fn memory() -> (u64, u64) {
+    let usage = usage();
+    let capacity = usage.memory_limit.unwrap_or(0);
+    (capacity.saturating_sub(usage.memory_working_set), capacity)
+}
+
 /// The file system that holds `path`.
 pub(super) fn filesystem(path: &Path) -> Option<FilesystemStats> {
     let found = statvfs(path).ok()?;

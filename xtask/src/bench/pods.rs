@@ -152,7 +152,7 @@ impl Cluster {
     fn up() -> Result<Self> {
         // On the disk that the workspace is on, where a temporary directory may be memory.
         let directory = workspace().join("target/bench").join(NAME);
-        let layout = Layout { name: NAME.to_owned(), directory, nodes: 1, store: Store::Embedded };
+        let layout = Layout { directory, ..Layout::for_test(NAME, 1, Store::Embedded)? };
         // What a killed one left.
         cluster::remove(&layout)?;
         let mut cluster = Self { layout, agent: 0, control: 0 };

@@ -25,19 +25,34 @@ pub struct Layout {
     pub directory: PathBuf,
     pub nodes: u8,
     pub store: Store,
+    /// Of every agent, beside what every cluster needs.
+    pub agent_flags: Vec<String>,
+}
+
+/// The nodes share one machine, whose disk and memory are none of theirs: they mind only when it is about to die.
+const SHARED_MACHINE: &str = "--eviction-hard=memory.available<30Mi,nodefs.available<1%";
+
+fn shared() -> Vec<String> {
+    vec![SHARED_MACHINE.to_owned()]
 }
 
 impl Layout {
     /// The cluster of this workspace: `weir`, under `.weir/`.
     pub fn workspace(nodes: u8, store: Store) -> Result<Self> {
-        Ok(Self { name: "weir".to_owned(), directory: workspace().join(".weir"), nodes, store })
+        Ok(Self {
+            name: "weir".to_owned(),
+            directory: workspace().join(".weir"),
+            nodes,
+            store,
+            agent_flags: shared(),
+        })
     }
 
     /// A cluster for one test: its name and directory are its own.
     pub fn for_test(name: &str, nodes: u8, store: Store) -> Result<Self> {
         let directory = std::env::temp_dir().join(name);
         let directory = std::path::absolute(&directory).context("the temporary directory's path")?;
-        Ok(Self { name: name.to_owned(), directory, nodes, store })
+        Ok(Self { name: name.to_owned(), directory, nodes, store, agent_flags: shared() })
     }
 
     pub fn node_names(&self) -> impl Iterator<Item = String> {

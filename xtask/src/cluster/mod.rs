@@ -23,4 +23,4 @@ pub use down::{Removed, down, remove};
 pub use layout::{CLUSTER_DNS, Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::{command_in, process};
-pub use up::{restart_agent, start_agent, up, weir};
+pub use up::{restart_agent, restart_control, start_agent, up, weir};

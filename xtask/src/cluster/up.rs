@@ -172,6 +172,7 @@ pub fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     command.args(["--cluster-dns", &CLUSTER_DNS.to_string()]);
     command.arg("--resolv-conf").arg(layout.resolv_conf());
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
+    command.args(&layout.agent_flags);
     start(layout, &format!("agent-{node}"), command, None)
 }
 
@@ -182,6 +183,13 @@ pub fn restart_agent(layout: &Layout, node: &str) -> Result<()> {
         0 => bail!("no node is ready"),
         _ => Ok(()),
     })
+}
+
+/// Starts the control plane again after its death, and waits until it answers.
+pub fn restart_control(layout: &Layout) -> Result<()> {
+    let mut control = start_control(layout)?;
+    let nobody = |_: &Layout| ready_nodes(layout).map(|_| ());
+    wait(layout, "the control plane", "weir-control", &mut control, nobody)
 }
 
 /// `weir` against this cluster.

@@ -9,6 +9,7 @@
 //! Left out: roles and bindings (RBAC). So a service account is known, and may do no more than that.
 
 pub(crate) mod bootstrap;
+pub(crate) mod mirror;
 mod node;
 
 pub(crate) use node::may_create_as;

@@ -46,6 +46,8 @@ fn allows_now(node: &str, access: &Access<'_>, registry: &Registry) -> Result<()
             exact(access, "spec.nodeName") == Some(node),
             "a node may only follow its own pods: select spec.nodeName",
         ),
+        // Mirrors of its static pods; the registry looks at what is created.
+        ("", "pods", "", Create) => Ok(()),
         ("", "pods", "", Get | Delete) | ("", "pods", "status", Get | Update | Patch) => {
             only(runs(node, access, registry), "the pod is not bound to this node")
         }

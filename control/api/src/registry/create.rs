@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_proto::core::v1::Service;
+use weir_proto::core::v1::{Pod, Service};
 use weir_proto::meta::v1::Time;
 use weir_proto::status::ApiError;
 use weir_proto::{Object, Resource};
@@ -154,6 +154,9 @@ impl Registry {
         {
             let reason = format!("node {node:?} may only create an object of its own name");
             return Err(auth::forbidden(target.kind, &meta.name, &reason));
+        }
+        if let Some(pod) = object.downcast_ref::<Pod>() {
+            auth::mirror::check_new(self, &context.user, pod)?;
         }
         self.check_namespace(target).await
     }

@@ -6,6 +6,7 @@ use weir_proto::core::v1::{Pod, PodCondition, PodStatus, Toleration};
 use weir_proto::meta::v1::Time;
 
 use super::{Strategy, pod_spec, unsupported};
+use crate::auth::mirror::ANNOTATION;
 use crate::validation::{Errors, Path};
 
 pub(super) struct Pods;
@@ -68,6 +69,15 @@ impl Strategy for Pods {
     }
 
     fn validate_update(&self, new: &Pod, old: &Pod, errors: &mut Errors) {
+        let mirrored = |pod: &Pod| pod.meta().annotations.get(ANNOTATION).cloned();
+        let detail = match (mirrored(old), mirrored(new)) {
+            (None, Some(_)) => Some("may not add mirror pod annotation"),
+            (before, after) if before != after => Some("may not remove or update mirror pod annotation"),
+            _ => None,
+        };
+        if let Some(detail) = detail {
+            errors.forbidden(&Path::root("metadata").child("annotations").child(ANNOTATION), detail);
+        }
         let (Some(new), Some(old)) = (&new.spec, &old.spec) else { return };
         let path = Path::root("spec");
         let kept = old.tolerations.iter().all(|toleration| new.tolerations.contains(toleration));

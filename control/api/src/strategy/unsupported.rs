@@ -21,7 +21,6 @@ const POD: &[Row<PodSpec>] = &[
         spec.resources.is_some()
     }),
     ("resourceClaims", "no resources are claimed", |spec| !spec.resource_claims.is_empty()),
-    ("readinessGates", "readiness does not wait for them", |spec| !spec.readiness_gates.is_empty()),
     ("setHostnameAsFQDN", "the host name is the pod's name", |spec| spec.set_hostname_as_fqdn == Some(true)),
     ("hostnameOverride", "the host name is the pod's name", |spec| spec.hostname_override.is_some()),
     ("containers.ports.hostPort", "it is kept from other pods, but not opened on the node", |spec| {

@@ -25,6 +25,7 @@ impl<R: Resource> Follower<R> {
     pub(super) async fn run(self) {
         // Empty: nothing is known, or what is known has become too old to go on from.
         let mut from = String::new();
+        let mut failing = false;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(15));
         loop {
             let before = from.clone();
@@ -34,9 +35,15 @@ impl<R: Resource> Follower<R> {
                     tracing::debug!(kind = R::KIND.plural, from, "the watch is too old, listing anew");
                     from.clear();
                 }
-                Err(error) => tracing::warn!(kind = R::KIND.plural, %error, "the watch broke"),
+                // Once for each break, however long the server is away.
+                Err(error) if from != before || !failing => {
+                    failing = true;
+                    tracing::warn!(kind = R::KIND.plural, %error, "the watch broke; trying on");
+                }
+                Err(error) => tracing::debug!(kind = R::KIND.plural, %error, "the watch broke"),
             }
             if from != before {
+                failing = false;
                 backoff.reset();
             }
             tokio::time::sleep(backoff.delay()).await;

@@ -123,6 +123,11 @@ impl Hierarchies {
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// How many processes are in `cgroup` and below it.
+    pub(crate) fn count(&self, cgroup: &str) -> usize {
+        self.unified_dir(cgroup).map_or(0, |dir| processes(&dir).len())
+    }
+
     /// Kills every process in `cgroup` and below it and waits until they have left.
     pub(crate) fn kill(&self, cgroup: &str) -> Result<(), CgroupError> {
         let deadline = Instant::now() + KILL_DEADLINE;

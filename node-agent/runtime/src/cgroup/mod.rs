@@ -22,7 +22,7 @@ pub(crate) use huge_pages::huge_page_limits;
 pub use huge_pages::huge_pages_of_node;
 pub(crate) use pod::{PodCgroups, page_size_name};
 pub use qos::{QosClass, cpu_quota, cpu_shares, oom_score_adj, pod_resources};
-pub use usage::Usage;
+pub use usage::{Group, GroupMemory, Usage};
 
 /// CFS period that quotas refer to, in microseconds.
 pub const CPU_PERIOD: u64 = 100_000;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Hierarchies;
+use super::{CgroupError, Hierarchies};
 
 /// Version 1 says "no limit" by a number near this.
 const NO_LIMIT: u64 = 1 << 62;
@@ -36,6 +36,13 @@ impl Hierarchies {
                 Duration::from_micros(field(&stat, "usage_usec"))
             }
         };
+        let usage = self.memory_of(cgroup)?;
+        Some(Usage { cpu, ..usage })
+    }
+
+    /// What `usage` says of memory; CPU stays zero.
+    fn memory_of(&self, cgroup: &str) -> Option<Usage> {
+        let unified = self.unified_dir(cgroup);
         let (inactive, usage) = match &self.memory {
             Some(root) => {
                 let dir = root.join(cgroup);
@@ -65,7 +72,34 @@ impl Hierarchies {
                 (field(&stat, "inactive_file"), usage)
             }
         };
-        Some(Usage { cpu, memory_working_set: usage.memory.saturating_sub(inactive), ..usage })
+        Some(Usage { memory_working_set: usage.memory.saturating_sub(inactive), ..usage })
+    }
+}
+
+/// A control group that others made, such as the node's own.
+#[derive(Debug, Clone)]
+pub struct Group {
+    hierarchies: Hierarchies,
+    path: String,
+}
+
+/// Of a group and all below it, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupMemory {
+    pub working_set: u64,
+    pub limit: Option<u64>,
+}
+
+impl Group {
+    /// `path` is relative to each hierarchy's root; whether the group is there shows when it is read.
+    pub fn at(path: &str) -> Result<Self, CgroupError> {
+        Ok(Self { hierarchies: Hierarchies::detect()?, path: path.trim_matches('/').to_owned() })
+    }
+
+    /// None while there is no such group, or it does not count memory.
+    pub fn memory(&self) -> Option<GroupMemory> {
+        let usage = self.hierarchies.memory_of(&self.path)?;
+        Some(GroupMemory { working_set: usage.memory_working_set, limit: usage.memory_limit })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use jiff::Timestamp;
 
@@ -14,6 +15,8 @@ use crate::error::Result;
 
 /// What `st_blocks` counts in.
 const BLOCK: u64 = 512;
+/// Files that are looked at to measure one container.
+const MOST_FILES: u64 = 200_000;
 
 /// What a pod and its running containers use.
 #[derive(Debug, Clone)]
@@ -65,4 +68,44 @@ impl Runtime {
         let log = fs::metadata(log_path(&dir)).map_or(0, |metadata| metadata.blocks() * BLOCK);
         Ok(DiskUsage { rootfs: disk_usage(&dir.join("upper")), log })
     }
+
+    /// What a container has written to its root. Walks the files.
+    pub fn rootfs_usage(&self, key: &ContainerKey) -> Result<TreeUsage> {
+        Ok(tree_usage(&self.container_dir(key)?.join("upper")))
+    }
+
+    /// Processes of the pod's containers.
+    pub fn process_count(&self, uid: &str) -> u64 {
+        let record = self.list_pod(uid).into_iter().find_map(|status| self.record(&status.key).ok());
+        let pod = record.as_ref().and_then(|record| record.cgroup.rsplit_once('/'));
+        pod.map_or(0, |(pod, _)| self.cgroups.hierarchies().count(pod) as u64)
+    }
+}
+
+/// A directory and all below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TreeUsage {
+    pub bytes: u64,
+    /// Inodes, directories included.
+    pub files: u64,
+}
+
+/// What a directory holds, up to a bound: one with more files than that is large anyway.
+pub fn tree_usage(root: &Path) -> TreeUsage {
+    let mut found = TreeUsage::default();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            found.bytes += metadata.blocks() * BLOCK;
+            found.files += 1;
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            }
+            if found.files >= MOST_FILES {
+                return found;
+            }
+        }
+    }
+    found
 }
