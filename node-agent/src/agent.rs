@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::SignedDuration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -269,6 +270,8 @@ async fn open(
         endings: pods::Endings::default(),
         feeds: pods::Feeds::default(),
         services: pods::Services::default(),
+        end_limit: SignedDuration::try_from(config.end_acknowledgement_timeout)
+            .unwrap_or(SignedDuration::MAX),
         gate,
         static_records: config.state_dir.join("static-pods"),
     })

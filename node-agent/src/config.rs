@@ -70,6 +70,10 @@ pub struct Config {
     /// Files kept of a container's log, the one being written included
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
     pub container_log_max_files: u32,
+    /// How long the end of a pod behind a Service waits for all nodes to stop sending it new connections; at most half of
+    /// its grace period
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub end_acknowledgement_timeout: Duration,
     /// Where the API server asks for logs and views
     #[arg(long, value_name = "IP:PORT")]
     pub listen: SocketAddr,

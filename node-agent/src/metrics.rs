@@ -25,6 +25,11 @@ pub(crate) static IMAGES_COLLECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(Opts::new("kubelet_image_garbage_collected_total", help), &["reason"]))
 });
 
+pub(crate) static ENDS_UNACKNOWLEDGED: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Pods that were told to end although not every node had acknowledged to send them no new connections.";
+    registered(IntCounter::new("weir_pod_end_unacknowledged_total", help))
+});
+
 /// By outcome: `rotated`, `failed`.
 pub(crate) static LOG_ROTATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Rotations of containers' logs.";
@@ -65,6 +70,7 @@ mod tests {
     fn every_metric_can_be_gathered() {
         pulled(3 << 20, Duration::from_secs(2));
         IMAGE_PULL_FAILURES.inc();
+        ENDS_UNACKNOWLEDGED.inc();
         IMAGES_COLLECTED.with_label_values(&["space"]).inc();
         LOG_ROTATIONS.with_label_values(&["rotated"]).inc();
         DNS_LISTENING.with_label_values(&["10.96.0.10:53"]).set(1);

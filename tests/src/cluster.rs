@@ -1,10 +1,13 @@
 //! A cluster for one test, made exactly as `cargo xtask up` makes one, and removed when the test ends, however.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use xtask::cluster::{self, Layout, Store};
 
@@ -83,6 +86,12 @@ impl Cluster {
     /// Waits until a Deployment has all its replicas available and updated, and every node's kernel knows the
     /// endpoints.
     pub fn wait_for_rollout(&self, deployment: &str) -> Result<()> {
+        self.wait_for_rollout_on_paper(deployment)?;
+        self.wait_for_dataplanes()
+    }
+
+    /// The same without asking the nodes' kernels.
+    pub fn wait_for_rollout_on_paper(&self, deployment: &str) -> Result<()> {
         self.wait_for(&["deployment", deployment], |object| {
             let (spec, status) = (&object["spec"], &object["status"]);
             status["observedGeneration"] == object["metadata"]["generation"]
@@ -90,7 +99,7 @@ impl Cluster {
                     .iter()
                     .all(|field| status[field] == spec["replicas"])
         })?;
-        self.wait_for_dataplanes()
+        Ok(())
     }
 
     /// Waits until each node has acknowledged a dataplane revision that covers every EndpointSlice there is now.
@@ -116,12 +125,49 @@ impl Cluster {
     pub fn kill(&self, program: &str) -> Result<()> {
         let running = || processes_of(&self.layout, &[program]);
         for pid in running()? {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
         }
         until(&format!("the end of {program}"), PATIENCE, || {
             let left = running()?;
             if left.is_empty() { Ok(()) } else { bail!("{left:?}") }
         })
+    }
+
+    /// Processes of the cluster that run one of these programs under their own name; shims are not agents.
+    pub fn processes(&self, programs: &[&str]) -> Result<Vec<i32>> {
+        processes_of(&self.layout, programs)
+    }
+
+    /// The agent of a node.
+    pub fn agent_of(&self, node: &str) -> Result<Pid> {
+        let found = processes_below(&self.layout.cgroup_of(node), &["weir-agent"])?;
+        let [pid] = found[..] else { bail!("{node} has {} agents", found.len()) };
+        Ok(Pid::from_raw(pid))
+    }
+
+    /// Kills one process, and waits until it is gone.
+    pub fn kill_one(&self, pid: Pid) -> Result<()> {
+        kill(pid, Signal::SIGKILL)?;
+        until(&format!("the end of {pid}"), PATIENCE, || match kill(pid, None) {
+            Err(nix::Error::ESRCH) => Ok(()),
+            // Its parent, which may be this process, has yet to collect it.
+            _ if stat_of(pid).is_some_and(|stat| stat.contains(") Z ")) => Ok(()),
+            _ => bail!("it lives"),
+        })
+    }
+
+    /// Processes of a pod's containers.
+    pub fn processes_of_pod(&self, uid: &str) -> Result<Vec<i32>> {
+        let mark = format!("pod{uid}");
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let groups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            if groups.lines().any(|line| line.contains(&mark)) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
     }
 
     /// Sends requests from a machine of the cluster and counts the answers.
@@ -181,11 +227,17 @@ impl Tally {
 
 /// Processes in the cluster's cgroups that run one of these programs under their own name; shims are not agents.
 pub fn processes_of(layout: &Layout, programs: &[&str]) -> Result<Vec<i32>> {
+    processes_below(&layout.name, programs)
+}
+
+/// The same, of one group and those below it.
+fn processes_below(group: &str, programs: &[&str]) -> Result<Vec<i32>> {
+    let prefix = format!("0::/{group}/");
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
+    for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let ours = read("cgroup").lines().any(|line| line.starts_with(&format!("0::/{}/", layout.name)));
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let ours = read("cgroup").lines().any(|line| line.starts_with(&prefix));
         let command = read("cmdline");
         let mut words = command.split('\0');
         let program = words.next().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
@@ -195,6 +247,10 @@ pub fn processes_of(layout: &Layout, programs: &[&str]) -> Result<Vec<i32>> {
         }
     }
     Ok(found)
+}
+
+fn stat_of(pid: Pid) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()
 }
 
 /// The objects of a list.

@@ -13,9 +13,11 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod cluster;
+pub mod connection;
 pub mod debian;
 pub mod footprint;
 pub mod images;
+pub mod load;
 pub mod machine;
 pub mod netns;
 pub mod packet;

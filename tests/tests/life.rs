@@ -1,8 +1,6 @@
 //! What outlives what: an agent's death is no pod's and no connection's, and a control plane's is nobody's.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,9 +8,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, PATIENCE, items, processes_of};
+use weir_tests::connection::Connection;
 use weir_tests::machine::Picture;
 use weir_tests::{require, wait};
-use xtask::cluster::{self, Layout, Namespace, Store};
+use xtask::cluster::{self, Layout, Store};
 
 #[test]
 fn down_leaves_the_machine_as_it_was() -> Result<()> {
@@ -57,11 +56,11 @@ fn killing_an_agent_touches_no_container_and_no_connection() -> Result<()> {
     let before = identities(&cluster)?;
 
     let target = format!("{}:30080", cluster.layout.address_of("node-1"));
-    let mut connection = connect_from_client(&cluster, &target)?;
-    let first = ask(&mut connection)?;
+    let mut connection = Connection::from_client(&cluster, &target)?;
+    let first = connection.ask()?;
     cluster.kill("weir-agent")?;
     // No agent is left; the kernel still serves old connections and new ones.
-    ensure!(ask(&mut connection)? == first, "another pod answered on the same connection");
+    ensure!(connection.ask()? == first, "another pod answered on the same connection");
     let service = cluster.get(&["service", "echo"])?;
     let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().context("no clusterIP")?);
     for (machine, target) in [("node-1", &cluster_ip), ("client", &target)] {
@@ -74,7 +73,7 @@ fn killing_an_agent_touches_no_container_and_no_connection() -> Result<()> {
     }
     cluster.weir(&["scale", "deployment", "echo", "--replicas", "6"])?;
     cluster.wait_for_rollout("echo")?;
-    ensure!(ask(&mut connection)? == first, "another pod answered on the same connection");
+    ensure!(connection.ask()? == first, "another pod answered on the same connection");
     let after = identities(&cluster)?;
     for (pod, identity) in &before {
         let now = after.iter().find(|(name, _)| name == pod).map(|(_, identity)| identity);
@@ -91,38 +90,6 @@ fn identities(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         (pod["metadata"]["name"].to_string(), format!("{} {}", status["containerID"], status["restartCount"]))
     };
     Ok(items(&pods).map(identity).collect())
-}
-
-/// A connection from the client's namespace: the thread enters it to make the socket, which stays there.
-fn connect_from_client(cluster: &Cluster, target: &str) -> Result<TcpStream> {
-    let namespace = Namespace::named(cluster.layout.client()).path();
-    let target = target.to_owned();
-    let thread = std::thread::spawn(move || -> Result<TcpStream> {
-        let file = fs::File::open(namespace)?;
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-        let stream = TcpStream::connect(target)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(stream)
-    });
-    thread.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))?
-}
-
-/// One request on a connection that stays open; who answered.
-fn ask(stream: &mut TcpStream) -> Result<String> {
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: echo\r\n\r\n")?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        let count = stream.read(&mut buffer)?;
-        ensure!(count > 0, "the connection was closed");
-        answer.extend_from_slice(&buffer[..count]);
-        let text = String::from_utf8_lossy(&answer);
-        if let Some((_, body)) = text.split_once("\r\n\r\n")
-            && body.ends_with('\n')
-        {
-            return Ok(body.to_owned());
-        }
-    }
 }
 
 fn example() -> Result<String> {

@@ -7,8 +7,9 @@ use weir_proto::apps::v1::{Deployment, ReplicaSet};
 use weir_proto::coordination::v1::Lease;
 use weir_proto::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use weir_proto::discovery::v1::EndpointSlice;
+use weir_proto::net::v1alpha1::DataplaneNode;
 
-use crate::owners;
+use crate::{owners, pod_end};
 
 /// By the uid of the controller.
 pub(crate) const CONTROLLER: &str = "controller";
@@ -17,6 +18,8 @@ pub(crate) const ORPHANS: &str = "orphans";
 pub(crate) const NAMESPACE: &str = "namespace";
 /// Pods by the node they are on.
 pub(crate) const NODE: &str = "node";
+/// Pods that wait for the word that they take no new connections; all under one value, the empty one.
+pub(crate) const ENDING: &str = "ending";
 /// Endpoint slices by "namespace/service".
 pub(crate) const SERVICE: &str = "service";
 
@@ -31,6 +34,7 @@ pub(crate) struct Caches {
     pub(crate) services: Informer<Service>,
     pub(crate) slices: Informer<EndpointSlice>,
     pub(crate) nodes: Informer<Node>,
+    pub(crate) dataplanes: Informer<DataplaneNode>,
     pub(crate) node_leases: Informer<Lease>,
     pub(crate) namespaces: Informer<Namespace>,
     pub(crate) service_accounts: Informer<ServiceAccount>,
@@ -38,10 +42,12 @@ pub(crate) struct Caches {
 
 impl Caches {
     pub(crate) fn start(client: &Client) -> Caches {
-        let pods =
-            owned::<Pod>().index(NAMESPACE, |pod| vec![pod.meta().namespace.clone()]).index(NODE, |pod| {
+        let pods = owned::<Pod>()
+            .index(NAMESPACE, |pod| vec![pod.meta().namespace.clone()])
+            .index(NODE, |pod| {
                 Some(pod.spec().node_name.clone()).filter(|node| !node.is_empty()).into_iter().collect()
-            });
+            })
+            .index(ENDING, pod_end::ending);
         let slices = Options::default().index(SERVICE, |slice: &EndpointSlice| {
             let service = slice.meta().labels.get(SERVICE_NAME);
             service.map(|service| format!("{}/{service}", slice.meta().namespace)).into_iter().collect()
@@ -53,6 +59,7 @@ impl Caches {
             services: Informer::start(client.api(), by_namespace()),
             slices: Informer::start(client.api(), slices),
             nodes: Informer::start(client.api(), Options::default()),
+            dataplanes: Informer::start(client.api(), Options::default()),
             node_leases: Informer::start(client.namespaced(NODE_LEASES), Options::default()),
             namespaces: Informer::start(client.api(), Options::default()),
             service_accounts: Informer::start(client.api(), Options::default()),
@@ -67,6 +74,7 @@ impl Caches {
             self.services.synced(),
             self.slices.synced(),
             self.nodes.synced(),
+            self.dataplanes.synced(),
             self.node_leases.synced(),
             self.namespaces.synced(),
             self.service_accounts.synced(),

@@ -8,8 +8,7 @@
 //!
 //! [`run`] runs them all, on the one instance that leads.
 //!
-//! Left out so far: StatefulSets, DaemonSets, Jobs, quotas, volumes; rollouts that wait for the dataplane's
-//! acknowledgement; load balancers.
+//! Left out so far: StatefulSets, DaemonSets, Jobs, quotas, volumes; load balancers.
 
 mod caches;
 mod cidr;
@@ -23,6 +22,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod owners;
 mod pod_collection;
+mod pod_end;
 mod pods;
 mod replicaset;
 mod runner;
@@ -103,6 +103,7 @@ async fn lead(client: Client, config: &Config, cluster: Cidr, cancel: Cancellati
     loops.add(namespace::runner(&client, &caches, workers));
     loops.add(garbage::runner(&client, workers));
     loops.add(pod_collection::runner(&client, &caches, config.ended_pods));
+    loops.add(pod_end::runner(&client, &caches, workers));
     loops.join().await;
 }
 

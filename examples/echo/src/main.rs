@@ -1,10 +1,11 @@
 //! `echo`: the one program of the demo image.
 //!
 //! `echo serve` answers HTTP and UDP on port 8080 with the pod and node it runs on; `echo request` sends requests
-//! and prints, as one line of JSON, who answered how often; `echo exit` only ends. Standard library only, so that the image is one file.
+//! and prints, as one line of JSON, who answered how often; `echo exit` only ends. Static, so that the image is one file.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
 
+mod drain;
 mod request;
 mod serve;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: echo serve [--port 8080]
        echo request --target ADDRESS:PORT [--count 1000] [--concurrency 4] [--timeout-ms 5000] [--udp]
+                    [--rate PER-SECOND] [--until-eof]
        echo exit [CODE]";
 
 fn main() -> ExitCode {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::parse;
 
@@ -15,6 +16,10 @@ pub(crate) struct Request {
     concurrency: u64,
     timeout: Duration,
     udp: bool,
+    /// Requests a second of all workers together; 0 for as fast as answers come.
+    rate: u64,
+    /// Until standard input ends, and `count` have been sent.
+    until_eof: bool,
 }
 
 /// What one worker, or all together, saw.
@@ -37,15 +42,27 @@ impl Request {
             concurrency: parse(flags, "--concurrency", 4_u64)?.clamp(1, 64),
             timeout: Duration::from_millis(parse(flags, "--timeout-ms", 5000)?),
             udp: flags.iter().any(|flag| flag == "--udp"),
+            rate: parse(flags, "--rate", 0)?,
+            until_eof: flags.iter().any(|flag| flag == "--until-eof"),
         })
     }
 
     /// Sends the requests, prints the tally and exits 1 where any of them failed.
     pub(crate) fn run(&self) -> Result<ExitCode, String> {
         let next = AtomicU64::new(0);
+        let count = Arc::new(AtomicU64::new(if self.until_eof { u64::MAX } else { self.count }));
+        if self.until_eof {
+            let (count, least) = (Arc::clone(&count), self.count);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                count.store(least, Ordering::Relaxed);
+            });
+        }
+        let began = Instant::now();
         let mut total = Tally::default();
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.concurrency).map(|_| scope.spawn(|| self.work(&next))).collect();
+            let workers: Vec<_> =
+                (0..self.concurrency).map(|_| scope.spawn(|| self.work(&next, &count, began))).collect();
             for worker in workers {
                 match worker.join() {
                     Ok(tally) => total.add(tally),
@@ -57,9 +74,17 @@ impl Request {
         Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn work(&self, next: &AtomicU64) -> Tally {
+    fn work(&self, next: &AtomicU64, count: &AtomicU64, began: Instant) -> Tally {
         let mut tally = Tally::default();
-        while next.fetch_add(1, Ordering::Relaxed) < self.count {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if let Some(due) = number.saturating_mul(1_000_000).checked_div(self.rate) {
+                let due = began + Duration::from_micros(due);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            if number >= count.load(Ordering::Relaxed) {
+                return tally;
+            }
             match if self.udp { self.datagram() } else { self.get() } {
                 Ok(who) => *tally.answers.entry(who).or_default() += 1,
                 Err(error) => {
@@ -68,7 +93,6 @@ impl Request {
                 }
             }
         }
-        tally
     }
 
     fn get(&self) -> std::io::Result<String> {

@@ -1,12 +1,20 @@
 //! The server: each answer names the pod and the node, so that a client can count who served it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// Serves until killed. Each connection gets a thread; an idle one is closed after ten seconds.
+use crate::drain::{self, Served, Stop};
+
+/// Told to end: each answer is the last of its connection.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Serves until SIGTERM, and then everybody who is there. Each connection gets a thread; an idle one is closed after
+/// a minute.
 pub(crate) fn run(port: u16) -> Result<ExitCode, String> {
+    let stop = Stop::listen()?;
     let who = identity();
     let listener =
         TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on {port}/tcp: {error}"))?;
@@ -14,14 +22,32 @@ pub(crate) fn run(port: u16) -> Result<ExitCode, String> {
     println!("serving {who} on {port}/tcp and {port}/udp");
     let udp_who = who.clone();
     std::thread::spawn(move || answer_datagrams(&udp, &udp_who));
-    for stream in listener.incoming().flatten() {
-        let who = who.clone();
+    listener.set_nonblocking(true).map_err(|error| format!("listen on {port}/tcp: {error}"))?;
+    let served = Served::default();
+    while stop.or_connection(&listener) {
+        accept(&listener, &who, &served);
+    }
+    ENDING.store(true, Ordering::Release);
+    println!("told to end");
+    let since = Instant::now();
+    while drain::another(&listener, since) {
+        accept(&listener, &who, &served);
+    }
+    drop(listener);
+    served.wait_for_the_last();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everybody who waits at the door.
+fn accept(listener: &TcpListener, who: &str, served: &Served) {
+    while let Ok((stream, _)) = listener.accept() {
+        let (who, served) = (who.to_owned(), served.begin());
         std::thread::spawn(move || {
             // A client that leaves early is its own affair.
             let _ = answer(stream, &who);
+            served.end();
         });
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// `pod node`, from the downward API's variables; the host name where they are not set.
@@ -33,7 +59,8 @@ fn identity() -> String {
 }
 
 fn answer(mut stream: TcpStream, who: &str) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -52,6 +79,7 @@ fn answer(mut stream: TcpStream, who: &str) -> std::io::Result<()> {
                 break;
             }
         }
+        close |= ENDING.load(Ordering::Acquire);
         let body = format!("{who} {peer}\n");
         write!(
             stream,
@@ -60,6 +88,9 @@ fn answer(mut stream: TcpStream, who: &str) -> std::io::Result<()> {
             if close { "close" } else { "keep-alive" },
         )?;
         if close {
+            // The client has everything once it closes its end as well.
+            stream.shutdown(Shutdown::Write)?;
+            std::io::copy(&mut reader, &mut std::io::sink())?;
             return Ok(());
         }
     }

@@ -9,6 +9,7 @@
 mod admission;
 mod container;
 mod downward;
+mod end;
 mod env;
 mod env_files;
 mod ephemeral;
@@ -47,6 +48,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use jiff::SignedDuration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +94,8 @@ pub struct Context {
     pub endings: Endings,
     pub feeds: Feeds,
     pub services: Services,
+    /// How long a pod's end waits for other nodes' acknowledgement.
+    pub end_limit: SignedDuration,
     pub gate: Gate,
     /// Where it is noted which static pods were started.
     pub static_records: PathBuf,

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use weir_proto::core::v1::{Container, ContainerUser, Pod};
 use weir_runtime::{ContainerKey, ContainerState, ContainerStatus, Exit};
 
+use super::end::Hold;
 use super::ephemeral;
 use super::eviction::Ending;
 
@@ -80,6 +81,7 @@ pub(super) struct Observed {
     pub users: BTreeMap<ContainerKey, ContainerUser>,
     /// Of the latest run, by container name; absent without probes.
     pub probed: BTreeMap<String, Probed>,
+    pub hold: Hold,
 }
 
 impl Observed {

@@ -99,6 +99,7 @@ impl Worker {
         let outcome = match (&step, pod) {
             (Step::TearDown, _) => self.tear_down().await,
             (Step::Stop { key, deadline, why }, _) => {
+                self.note_unacknowledged(pod.map(|pod| &**pod));
                 self.stop(pod, key, *deadline, why);
                 Ok(())
             }

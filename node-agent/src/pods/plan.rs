@@ -7,8 +7,9 @@
 
 use jiff::Timestamp;
 use weir_proto::core::v1::{Container, Pod};
-use weir_runtime::{ContainerKey, ContainerState, ContainerStatus};
+use weir_runtime::{ContainerKey, ContainerState};
 
+use super::end::{end, stop, stop_all};
 use super::ephemeral;
 use super::observed::{Observed, exit, is_sidecar, runs_again};
 use super::phase::{self, Verdict};
@@ -84,7 +85,7 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
             }
             Verdict::Succeeded | Verdict::Failed { .. } => {
                 let deadline = seen.ending.as_ref().map(|ending| ending.deadline);
-                stop_all(seen, deadline.unwrap_or_else(|| grace_from(pod, now)), &mut plan);
+                stop_all(pod, seen, deadline.unwrap_or_else(|| grace_from(pod, now)), now, &mut plan);
                 if seen.alive().next().is_none() && seen.attached && !pod.spec().host_network {
                     plan.steps.push(Step::DetachNetwork);
                 }
@@ -95,33 +96,6 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
         },
     }
     plan
-}
-
-/// The API wants the pod gone.
-fn end(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
-    // The whole of it, counted from here: the API's time of deletion knows seconds only.
-    let grace = pod.meta().deletion_grace_period_seconds.unwrap_or(0).max(0);
-    stop_all(seen, later(now, grace), plan);
-    if seen.alive().next().is_some() || seen.confirmed {
-        return;
-    }
-    if seen.anything() {
-        plan.steps.push(Step::TearDown);
-    }
-    plan.steps.push(Step::ConfirmEnd);
-}
-
-fn stop_all(seen: &Observed, deadline: Timestamp, plan: &mut Plan) {
-    for run in seen.alive() {
-        stop(run, seen, deadline, Why::PodEnds, plan);
-    }
-}
-
-/// Unless the container is told already to end no later.
-fn stop(run: &ContainerStatus, seen: &Observed, deadline: Timestamp, why: Why, plan: &mut Plan) {
-    if seen.stopping.get(&run.key).is_none_or(|told| *told > deadline) {
-        plan.steps.push(Step::Stop { key: run.key.clone(), deadline, why });
-    }
 }
 
 fn grace_from(pod: &Pod, now: Timestamp) -> Timestamp {

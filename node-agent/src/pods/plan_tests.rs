@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use weir_proto::meta::v1::Time;
-use weir_runtime::{Exit, ExitReason};
+use weir_runtime::{ContainerStatus, Exit, ExitReason};
 
 use super::*;
 use crate::pods::observed::{Failure, Probed, crashes_after};

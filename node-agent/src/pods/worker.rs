@@ -68,6 +68,10 @@ pub(super) struct Memory {
     told: BTreeSet<ContainerKey>,
     /// Failed pulls whose waits an event has told of: how many there were, by container.
     told_pulls: BTreeMap<String, u32>,
+    /// Since when it is known that no new connections come to a pod that is to end.
+    pub(super) quiet_since: Option<Timestamp>,
+    /// It was told that the pod ends although they may.
+    pub(super) unacknowledged: bool,
 }
 
 /// What the API wants of the worker, listened to while a step takes its time.
@@ -112,6 +116,7 @@ impl Worker {
             self.admit(pod.as_deref());
             self.tend_probers(pod.as_deref());
             self.look_at_users();
+            self.tend_end(pod.as_deref());
             if let Some(pod) = &pod {
                 self.read_last_words(pod).await;
             }
@@ -226,6 +231,7 @@ impl Worker {
             last_words: memory.last_words.clone(),
             users: memory.users.clone(),
             probed: probed.collect(),
+            hold: self.hold(),
             runs,
         }
     }

@@ -66,8 +66,8 @@ pub fn remove(layout: &Layout) -> Result<Removed> {
     Ok(removed)
 }
 
-/// Every process of a cluster lives in its cgroups. New ones may appear while it dies, so look until none is left.
-fn kill_all(cluster: &str) -> Result<usize> {
+/// Every process of a cluster, or of a machine of it, lives in its cgroups. New ones may appear while it dies, so look until none is left.
+pub(super) fn kill_all(cluster: &str) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut killed = std::collections::BTreeSet::new();
     loop {
@@ -88,7 +88,7 @@ fn kill_all(cluster: &str) -> Result<usize> {
 }
 
 /// Removes a directory of pins; says how many objects were in it.
-fn remove_tree(directory: &Path) -> Result<usize> {
+pub(super) fn remove_tree(directory: &Path) -> Result<usize> {
     let Ok(entries) = fs::read_dir(directory) else { return Ok(0) };
     let mut removed = 0;
     for entry in entries {

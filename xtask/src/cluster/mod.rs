@@ -17,10 +17,14 @@ mod layout;
 mod mounts;
 mod namespaces;
 mod process;
+mod reboot;
 mod up;
 
 pub use down::{Removed, down, remove};
 pub use layout::{CLUSTER_DNS, Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::{command_in, process};
-pub use up::{restart_agent, restart_control, start_agent, up, weir};
+pub use reboot::{power_off, power_on};
+pub use up::{
+    restart_agent, restart_agent_as, restart_control, start_agent, start_second_control, up, weir,
+};

@@ -129,7 +129,7 @@ pub(super) fn lead(layout: &Layout, pods: &str, node: Ipv4Addr) -> Result<()> {
 }
 
 /// A new namespace with `eth0`, whose other end is a port of the hub's bridge.
-fn attach(hub: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr) -> Result<()> {
+pub(super) fn attach(hub: &Namespace, namespace: &Namespace, port: &str, address: Ipv4Addr) -> Result<()> {
     namespace.create()?;
     namespace.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", &hub.name])?;
     namespace.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"])?;

@@ -154,9 +154,13 @@ fn start_control(layout: &Layout) -> Result<Child> {
 
 /// Starts a node's agent, whether or not there is a control plane for it.
 pub fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
+    start_agent_as(layout, node, &build::binaries().join("weir-agent"), &[])
+}
+
+fn start_agent_as(layout: &Layout, node: &str, program: &Path, flags: &[&str]) -> Result<Child> {
     let control = layout.control_directory();
     let address = layout.address_of(node);
-    let mut command = command_in(layout, node, &build::binaries().join("weir-agent"))?;
+    let mut command = command_in(layout, node, program)?;
     command.args(["--node-name", node, "--node-ip", &address.to_string()]);
     // A veth wakes its peer for frames that XDP redirects to it, not for those it sends by XDP_TX.
     command.args(["--uplink", "eth0", "--xdp", "native-redirect"]);
@@ -172,13 +176,18 @@ pub fn start_agent(layout: &Layout, node: &str) -> Result<Child> {
     command.args(["--cluster-dns", &CLUSTER_DNS.to_string()]);
     command.arg("--resolv-conf").arg(layout.resolv_conf());
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
-    command.args(&layout.agent_flags);
+    command.args(&layout.agent_flags).args(flags);
     start(layout, &format!("agent-{node}"), command, None)
 }
 
 /// Starts a node's agent again after its death, and waits until it reports.
 pub fn restart_agent(layout: &Layout, node: &str) -> Result<()> {
-    let mut agent = start_agent(layout, node)?;
+    restart_agent_as(layout, node, &build::binaries().join("weir-agent"), &[])
+}
+
+/// The same with another program, and with further flags.
+pub fn restart_agent_as(layout: &Layout, node: &str, program: &Path, flags: &[&str]) -> Result<()> {
+    let mut agent = start_agent_as(layout, node, program, flags)?;
     wait(layout, "the node", &format!("agent-{node}"), &mut agent, |layout| match ready_nodes(layout)? {
         0 => bail!("no node is ready"),
         _ => Ok(()),
@@ -188,8 +197,25 @@ pub fn restart_agent(layout: &Layout, node: &str) -> Result<()> {
 /// Starts the control plane again after its death, and waits until it answers.
 pub fn restart_control(layout: &Layout) -> Result<()> {
     let mut control = start_control(layout)?;
-    let nobody = |_: &Layout| ready_nodes(layout).map(|_| ());
-    wait(layout, "the control plane", "weir-control", &mut control, nobody)
+    wait(layout, "the control plane", "weir-control", &mut control, |layout| ready_nodes(layout).map(|_| ()))
+}
+
+/// Starts one more instance of the control plane over the same etcd; where agents reach it.
+pub fn start_second_control(layout: &Layout) -> Result<String> {
+    let server = format!("https://{HUB_ADDRESS}:{}", API_PORT + 1);
+    let mut command = command_in(layout, "hub", &build::binaries().join("weir-control"))?;
+    let data = layout.directory.join("control-2");
+    command.arg("--data-dir").arg(&data).args(["--listen", &format!("{HUB_ADDRESS}:{}", API_PORT + 1)]);
+    command.args(["--advertise", &server]).arg("--kubeconfig").arg(data.join("kubeconfig"));
+    command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", SERVICE_CIDR]);
+    command.args(["--store", "etcd", "--etcd-endpoints", "http://127.0.0.1:2379"]);
+    let mut control = start(layout, "weir-control-2", command, None)?;
+    wait(layout, "the second control plane", "weir-control-2", &mut control, |layout| {
+        let mut ask = command_in(layout, "hub", &build::binaries().join("weir"))?;
+        ask.arg("--kubeconfig").arg(data.join("kubeconfig")).args(["get", "nodes"]);
+        output(&mut ask).map(drop)
+    })?;
+    Ok(server)
 }
 
 /// `weir` against this cluster.

@@ -3,6 +3,7 @@
 //!
 //! Looks at the caches, which may be a moment old, as Kubernetes' admission plugins do.
 
+pub(crate) mod pod_end;
 mod priority;
 mod service_account;
 

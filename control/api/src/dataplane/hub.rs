@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use weir_proto::core::v1::{Node, Service};
@@ -69,7 +69,10 @@ impl Caches {
 pub struct Hub {
     state: Mutex<State>,
     changes: broadcast::Sender<Arc<DataplaneBatch>>,
-    ready: watch::Sender<bool>,
+    /// Up to where everything is in the index; `None` before there is anything.
+    reached: watch::Sender<Option<i64>>,
+    /// Somebody waits for a revision that no change has brought.
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +90,8 @@ impl Hub {
         Arc::new(Self {
             state: Mutex::default(),
             changes: broadcast::Sender::new(RING),
-            ready: watch::Sender::new(false),
+            reached: watch::Sender::new(None),
+            asked: Notify::new(),
         })
     }
 
@@ -107,10 +111,16 @@ impl Hub {
         }
     }
 
-    /// Joins in once there is something to join: a snapshot, and every batch after it.
-    pub async fn subscribe(self: &Arc<Self>) -> Subscription {
+    /// Joins in once everything up to `from` is known here: a snapshot, and every batch after it.
+    pub async fn subscribe(self: &Arc<Self>, from: i64) -> Subscription {
+        {
+            let mut state = self.state();
+            state.owed = state.owed.max(from);
+        }
+        self.asked.notify_one();
         // The sender lives in `self`.
-        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+        let known = |reached: &Option<i64>| reached.is_some_and(|revision| revision >= from);
+        let _ = self.reached.subscribe().wait_for(known).await;
         let (snapshot, changes) = self.join();
         Subscription { hub: self.clone(), snapshot: Some(snapshot), changes }
     }
@@ -142,7 +152,6 @@ impl Hub {
             revision = revision.min(self.take_present(feed).await?);
         }
         self.publish(revision);
-        self.ready.send_replace(true);
         loop {
             let (owed, known) = {
                 let state = self.state();
@@ -153,6 +162,7 @@ impl Hub {
                     let (source, event) = fed?;
                     self.apply(source, event);
                 }
+                () = self.asked.notified() => {}
                 reached = caches.reach(owed), if owed > known => if let Err(error) = reached {
                     tracing::debug!(%error, owed, "a cache is late");
                 },
@@ -218,6 +228,7 @@ impl Hub {
             // An error only means that no node is connected.
             let _ = self.changes.send(Arc::new(batch));
         }
+        self.reached.send_replace(Some(state.revision));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

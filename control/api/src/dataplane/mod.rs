@@ -12,6 +12,9 @@
 //! EndpointSlices and Nodes up to R; revisions never fall. So who has seen a node acknowledge R knows that its
 //! kernel has everything written up to R.
 //!
+//! **Invariant:** a node that was seen to hold R is never brought back behind R, whichever server it turns to: a session
+//! begins with a snapshot of what the store held when the session began, or later.
+//!
 //! Left out: per-node views. Every node gets everything, as every node may serve every NodePort.
 
 mod compile;

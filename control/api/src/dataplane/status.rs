@@ -16,8 +16,10 @@ use weir_proto::weir::v1::DataplaneAck;
 
 use crate::registry::Registry;
 
-/// Between two writes for one node.
-const REST: Duration = Duration::from_millis(100);
+/// Between two writes for one node, at least, and for each node that there is: many nodes that acknowledge much are not
+/// to keep the store from its work.
+const LEAST_REST: Duration = Duration::from_millis(20);
+const REST_PER_NODE: Duration = Duration::from_millis(2);
 /// After a write that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -62,8 +64,13 @@ pub(super) async fn write_all(
             states.mark_changed();
             sleep(PAUSE).await;
         }
-        sleep(REST).await;
+        sleep(rest(&registry)).await;
     }
+}
+
+fn rest(registry: &Registry) -> Duration {
+    let nodes = registry.cache_of::<Node>().map_or(0, |nodes| nodes.len());
+    REST_PER_NODE.saturating_mul(u32::try_from(nodes).unwrap_or(u32::MAX)).max(LEAST_REST)
 }
 
 async fn write(registry: &Registry, node_name: &str, status: &DataplaneNodeStatus) -> Result<(), ApiError> {
@@ -78,6 +85,8 @@ async fn write(registry: &Registry, node_name: &str, status: &DataplaneNodeStatu
             }
             registry.write_status(object).await.map(drop)
         }
+        // A later session of this node has told more.
+        Err(error) if error.is_invalid() => Ok(()),
         written => written.map(drop),
     }
 }

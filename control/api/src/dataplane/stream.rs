@@ -22,6 +22,7 @@ use weir_proto::weir::v1::{DataplaneBatch, DataplaneReport};
 use super::hub::Hub;
 use super::status;
 use crate::auth::{MASTERS, User};
+use crate::cache::KindCache;
 use crate::registry::Registry;
 
 /// Batches handed to the connection ahead of what it has sent.
@@ -59,9 +60,10 @@ impl DataplaneService for Dataplane {
         let user = request.extensions().get::<User>().cloned();
         let user = user.ok_or_else(|| Status::from(ApiError::unauthorized("the caller is not known")))?;
         let (batches, stream) = mpsc::channel(AHEAD);
-        let session = Session { hub: self.hub.clone(), registry: self.registry.clone(), user };
         let services = self.registry.cache_of::<Service>()?;
         services.check_present()?;
+        let (hub, registry) = (self.hub.clone(), self.registry.clone());
+        let session = Session { hub, registry, services: services.clone(), user };
         let draining = self.draining.clone();
         // Answered before the node has said anything: it may wait for the answer before it speaks.
         tokio::spawn(async move {
@@ -80,6 +82,7 @@ impl DataplaneService for Dataplane {
 struct Session {
     hub: Arc<Hub>,
     registry: Registry,
+    services: Arc<KindCache>,
     user: User,
 }
 
@@ -94,10 +97,19 @@ impl Session {
             }
         };
         tracing::info!(node = node_name, "a dataplane has connected");
+        // Whatever this node, or any other, was told by another server came from the store: to begin with less would
+        // take back what others rely on.
+        let from = match self.services.store_revision().await {
+            Ok(revision) => revision,
+            Err(error) => {
+                let _ = batches.send(Err(error.into())).await;
+                return;
+            }
+        };
         let (states, seen) = watch::channel(status::known(&self.registry, &node_name));
         tokio::spawn(status::write_all(self.registry, node_name.clone(), seen));
         let ended = tokio::select! {
-            () = feed(&self.hub, &batches) => None,
+            () = feed(&self.hub, from, &batches) => None,
             ended = listen(&mut reports, &states) => Some(ended),
             () = batches.closed() => None,
         };
@@ -130,8 +142,8 @@ impl Session {
 }
 
 /// Sends what the hub has, as fast as the node reads it, until it has gone.
-async fn feed(hub: &Arc<Hub>, batches: &Batches) {
-    let mut subscription = hub.subscribe().await;
+async fn feed(hub: &Arc<Hub>, from: i64, batches: &Batches) {
+    let mut subscription = hub.subscribe(from).await;
     // Room first: while there is none, batches wait in the shared ring.
     while let Ok(room) = batches.reserve().await {
         let batch = subscription.next().await;

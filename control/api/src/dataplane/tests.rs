@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Status, Streaming};
-use weir_proto::Resource;
+use weir_proto::{Object, Resource};
 use weir_proto::core::v1::{Node, Service};
 use weir_proto::discovery::v1::EndpointSlice;
 use weir_proto::net::v1alpha1::{DataplaneNode, DataplaneNodeStatus};
@@ -238,9 +238,9 @@ async fn sessions_end_when_the_server_drains() {
 async fn a_node_that_falls_behind_the_ring_starts_over_with_a_snapshot() {
     let control = Control::start().await;
     control.put_service("web").await;
-    let mut slow = control.hub.subscribe().await;
+    let mut slow = control.hub.subscribe(0).await;
     assert!(slow.next().await.snapshot);
-    let mut quick = control.hub.subscribe().await;
+    let mut quick = control.hub.subscribe(0).await;
     quick.next().await;
     let mut seen = 0;
     let mut revision = 0;
@@ -255,4 +255,33 @@ async fn a_node_that_falls_behind_the_ring_starts_over_with_a_snapshot() {
     let batch = slow.next().await;
     assert!(batch.snapshot && batch.revision >= revision);
     assert_eq!(batch.upserts[0].backends.len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_begins_with_all_that_the_store_held_when_it_began() {
+    let control = Control::start().await;
+    control.put_service("web").await;
+    // Nobody waits for this one, and it is nothing to the dataplane.
+    let settings = json!({"metadata": {"name": "settings", "namespace": "shop"}});
+    let newest = control.put::<weir_proto::core::v1::ConfigMap>(settings).await;
+    let mut node = control.connect(User::node("n1"), "n1").await;
+    let snapshot = node.next().await.unwrap();
+    assert!(snapshot.snapshot && snapshot.revision >= newest, "{} < {newest}", snapshot.revision);
+}
+
+#[tokio::test]
+async fn word_of_less_than_a_node_was_seen_to_hold_is_not_written() {
+    let control = Control::start().await;
+    control.put_node("n1").await;
+    let told = DataplaneNodeStatus { revision: 70, services: 2, ..DataplaneNodeStatus::default() };
+    let mut object = DataplaneNode { status: Some(told.clone()), ..DataplaneNode::default() };
+    object.meta_mut().name = "n1".to_owned();
+    control.put::<DataplaneNode>(object.to_json()).await;
+    let mut less = object.clone();
+    less.status_mut().revision = 69;
+    assert!(control.registry.write_status(less).await.unwrap_err().is_invalid());
+    object.status_mut().error = "the maps are full".to_owned();
+    control.registry.write_status(object).await.unwrap();
+    let seen = control.acknowledged(|node| !node.status().error.is_empty()).await;
+    assert_eq!(seen.status().revision, told.revision);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use weir_proto::core::v1::Namespace;
+use weir_proto::core::v1::{Namespace, Pod};
 use weir_proto::meta::v1::Time;
 use weir_proto::scheduling::v1::PriorityClass;
 use weir_proto::status::ApiError;
@@ -12,6 +12,7 @@ use weir_proto::{Kind, Object, Resource};
 use super::list::{self, ListQuery};
 use super::update::{Change, check_preconditions};
 use super::{Context, Registry, Target};
+use crate::admission::pod_end;
 use crate::auth::{self, Verb};
 use crate::cache::CachedObject;
 use crate::strategy::{AnyStrategy, priority_class};
@@ -97,7 +98,13 @@ impl Registry {
         let object = self
             .change(context, target, |current| {
                 check_preconditions(target, &options.uid, &options.resource_version, current)?;
-                let change = plan(strategy, current.object.as_ref(), options, Time::now());
+                let now = Time::now();
+                let mut change = plan(strategy, current.object.as_ref(), options, now);
+                if let Change::Put(object) = &mut change
+                    && let Some(pod) = object.downcast_mut::<Pod>()
+                {
+                    pod_end::mark(self, pod, now);
+                }
                 gone = matches!(change, Change::Delete);
                 Ok(change)
             })

@@ -78,6 +78,24 @@ fn shown(pod: &Pod) -> impl PartialEq + '_ {
     (&meta.uid, &meta.labels, &pod.spec().node_name, &status.pod_ips, &status.pod_ip, states)
 }
 
+/// Whether the service has this controller put its pods, and so this one, into slices.
+pub(crate) fn serves(service: &Service, pod: &Pod) -> bool {
+    is_ours(service) && selects(service, pod)
+}
+
+/// Whether a slice of the service should name the pod, ready or not.
+pub(crate) fn has_endpoint(service: &Service, pod: &Pod) -> bool {
+    endpoint::families(service)
+        .into_iter()
+        .any(|family| endpoint::endpoint(service, pod, None, family).is_some())
+}
+
+fn is_ours(service: &Service) -> bool {
+    let spec = service.spec();
+    let going = service.meta().deletion_timestamp.is_some();
+    !(spec.selector.is_empty() || spec.r#type == "ExternalName" || going)
+}
+
 fn selects(service: &Service, pod: &Pod) -> bool {
     let selector = &service.spec().selector;
     let labels = &pod.meta().labels;
@@ -96,9 +114,7 @@ impl Controller for EndpointSliceController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
         // Its slices are for the garbage collector.
         let Some(service) = self.caches.services.get_key(key) else { return Ok(Next::Change) };
-        let spec = service.spec();
-        let going = service.meta().deletion_timestamp.is_some();
-        if spec.selector.is_empty() || spec.r#type == "ExternalName" || going {
+        if !is_ours(&service) {
             return Ok(Next::Change);
         }
         let pods = self.caches.pods.by_index(NAMESPACE, &key.namespace);
@@ -107,7 +123,7 @@ impl Controller for EndpointSliceController {
         let nodes = self.caches.nodes.list();
         let nodes: HashMap<&str, &Node> =
             nodes.iter().map(|n| (n.meta().name.as_str(), n.as_ref())).collect();
-        let slices = self.slices(key);
+        let slices = slices(&self.caches, key);
         let slices: Vec<&EndpointSlice> = slices.iter().map(AsRef::as_ref).collect();
         let observed = plan::Observed { service: &service, pods: &selected, nodes: &nodes, slices: &slices };
         let answer = self.perform(key, plan::plan(&observed)).await;
@@ -121,15 +137,14 @@ impl Controller for EndpointSliceController {
     }
 }
 
-impl EndpointSliceController {
-    /// Only those that this controller made; users and other controllers may have their own.
-    fn slices(&self, service: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
-        let mut slices = self.caches.slices.by_index(SERVICE, &service.to_string());
-        slices
-            .retain(|slice| slice.meta().labels.get(plan::MANAGED_BY).is_some_and(|by| by == plan::MANAGER));
-        slices
-    }
+/// The service's slices: only those that this controller made; users and other controllers may have their own.
+pub(crate) fn slices(caches: &Caches, service: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
+    let mut slices = caches.slices.by_index(SERVICE, &service.to_string());
+    slices.retain(|slice| slice.meta().labels.get(plan::MANAGED_BY).is_some_and(|by| by == plan::MANAGER));
+    slices
+}
 
+impl EndpointSliceController {
     /// New endpoints first, so that a service is never without those it keeps.
     async fn perform(&self, key: &ObjectKey, plan: plan::Plan) -> Result<(), Error> {
         let api = self.client.namespaced::<EndpointSlice>(&key.namespace);
