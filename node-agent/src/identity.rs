@@ -54,12 +54,14 @@ impl Identity {
     pub fn present(config: &Config) -> Result<Option<Self>, IdentityError> {
         let ca = read(&config.ca)?;
         let Some(present) = load(&path(config), ca)? else { return Ok(None) };
-        let (begins, ends) = validity(&present.certificate)?;
-        if Timestamp::now().as_second() < ends {
-            tracing::debug!(begins, ends, "the node has its certificate");
-            return Ok(Some(present));
+        match validity(&present.certificate) {
+            Ok((begins, ends)) if Timestamp::now().as_second() < ends => {
+                tracing::debug!(begins, ends, "the node has its certificate");
+                return Ok(Some(present));
+            }
+            Ok(_) => tracing::warn!("the node's certificate has ended; joining again"),
+            Err(error) => tracing::error!(%error, "the node's certificate is damaged; joining again"),
         }
-        tracing::warn!("the node's certificate has ended; joining again");
         Ok(None)
     }
 
@@ -141,7 +143,10 @@ fn validity(certificate: &str) -> Result<(i64, i64), IdentityError> {
 fn load(path: &Path, ca: String) -> Result<Option<Identity>, IdentityError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Or it is no text: damaged, and of no more use than none.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            return Ok(None);
+        }
         Err(source) => return Err(failed("read", path)(source)),
     };
     // The key comes first, so that the rest may be a chain.

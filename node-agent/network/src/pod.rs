@@ -1,6 +1,6 @@
 //! A pod joins the network and leaves it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -9,7 +9,7 @@ use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::link::{self, HOST_MAC, Link, POD_LINK};
-use crate::routes::ROUTE_PROTOCOL;
+use crate::routes::{ROUTE_PROTOCOL, pod_routes};
 use crate::{Error, Network, netns, node, offload};
 
 /// Where a pod sends everything. No interface has this address; the pod's neighbour entry for it is permanent.
@@ -68,6 +68,21 @@ impl Network {
         let owner = uid.to_owned();
         self.with_pool(move |pool| pool.release(&owner)).await?;
         Ok(())
+    }
+
+    /// Gives those of these pods that are on the network the addresses that they have there, should the address file not
+    /// know them. To be called before any address is given away.
+    pub async fn adopt(&self, uids: &BTreeSet<String>) -> Result<(), Error> {
+        let (links, routes) = {
+            let _alone = self.listing.lock().await;
+            (link::host_ends(&self.netlink).await?, pod_routes(&self.netlink).await?)
+        };
+        let by_name: BTreeMap<&str, Ipv4Addr> =
+            links.iter().filter_map(|link| Some((link.name.as_str(), *routes.get(&link.index)?))).collect();
+        let held =
+            uids.iter().filter_map(|uid| Some((uid.clone(), *by_name.get(link::host_name(uid).as_str())?)));
+        let held: BTreeMap<String, Ipv4Addr> = held.collect();
+        self.with_pool(move |pool| pool.adopt(&held)).await
     }
 
     /// Removes links and addresses of pods that are not among `known`; returns the names of the links.

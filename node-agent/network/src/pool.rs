@@ -23,8 +23,6 @@ pub enum PoolError {
     TooSmall(Cidr),
     #[error("cannot {operation} address file {}", path.display())]
     File { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("address file {} line {line} is not one of ours: {text:?}", path.display())]
-    Foreign { path: PathBuf, line: usize, text: String },
 }
 
 /// Who holds what. Pure.
@@ -62,6 +60,13 @@ impl Pool {
         self.leases.remove(uid)
     }
 
+    /// For a pod that is known to have the address already.
+    fn adopt(&mut self, uid: &str, address: Ipv4Addr) {
+        if !self.leases.contains_key(uid) && !self.leases.values().any(|held| *held == address) {
+            self.leases.insert(uid.to_owned(), address);
+        }
+    }
+
     fn to_text(&self) -> String {
         let mut text = format!("next {}\n", Ipv4Addr::from(self.next));
         for (uid, address) in &self.leases {
@@ -70,18 +75,19 @@ impl Pool {
         text
     }
 
-    /// `Err` holds the number of the first line that cannot be read.
-    fn read(&mut self, text: &str) -> Result<(), usize> {
-        for (index, line) in text.lines().enumerate() {
-            let bad = index + 1;
-            let (head, tail) = line.split_once(' ').ok_or(bad)?;
-            if head == "next" {
-                self.next = tail.parse::<Ipv4Addr>().map_err(|_| bad)?.into();
-            } else {
-                self.leases.insert(tail.to_owned(), head.parse().map_err(|_| bad)?);
-            }
+    /// The number of lines that cannot be read; the others count.
+    fn read(&mut self, text: &str) -> usize {
+        text.lines().filter(|line| self.read_line(line).is_none()).count()
+    }
+
+    fn read_line(&mut self, line: &str) -> Option<()> {
+        let (head, tail) = line.split_once(' ')?;
+        if head == "next" {
+            self.next = tail.parse::<Ipv4Addr>().ok()?.into();
+        } else {
+            self.adopt(tail, head.parse().ok()?);
         }
-        Ok(())
+        Some(())
     }
 }
 
@@ -93,7 +99,8 @@ pub(crate) struct PoolFile {
 }
 
 impl PoolFile {
-    /// Pods keep the addresses the file gives them, even where these are of another range than `cidr`.
+    /// Pods keep the addresses the file gives them, even where these are of another range than `cidr`. A damaged file is
+    /// put aside, and what can be read of it counts; the kernel knows the rest ([`PoolFile::adopt`]).
     pub(crate) fn open(dir: &Path, cidr: Cidr) -> Result<Self, PoolError> {
         let path = dir.join("addresses");
         let failed = |operation| {
@@ -102,12 +109,15 @@ impl PoolFile {
         };
         fs::create_dir_all(dir).map_err(failed("make the directory of"))?;
         let mut pool = Pool::new(cidr)?;
-        match fs::read_to_string(&path) {
-            Ok(text) => pool.read(&text).map_err(|line| PoolError::Foreign {
-                path: path.clone(),
-                line,
-                text: text.lines().nth(line - 1).unwrap_or_default().to_owned(),
-            })?,
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let damaged = pool.read(&String::from_utf8_lossy(&bytes));
+                if damaged > 0 {
+                    let aside = path.with_extension("damaged");
+                    let kept = fs::copy(&path, &aside).map(drop).err();
+                    tracing::error!(damaged, file = %path.display(), aside = %aside.display(), ?kept, "lines of the address file cannot be read");
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read")(error)),
         }
@@ -132,6 +142,15 @@ impl PoolFile {
         let address = pool.release(uid);
         self.replace(pool)?;
         Ok(address)
+    }
+
+    /// For pods that have an address according to the kernel and none according to the file.
+    pub(crate) fn adopt(&mut self, held: &BTreeMap<String, Ipv4Addr>) -> Result<(), PoolError> {
+        let mut pool = self.pool.clone();
+        for (uid, address) in held {
+            pool.adopt(uid, *address);
+        }
+        self.replace(pool)
     }
 
     fn replace(&mut self, pool: Pool) -> Result<(), PoolError> {
@@ -199,12 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_someone_else_is_refused_and_named() {
+    fn a_damaged_file_is_put_aside_and_the_kernel_asked_for_the_rest() {
         let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("addresses"), "next 10.32.1.1\nhello\n").expect("written");
-        let error =
-            PoolFile::open(dir.path(), "10.32.1.0/24".parse().expect("a range")).expect_err("refused");
-        assert!(error.to_string().ends_with("addresses line 2 is not one of ours: \"hello\""), "{error}");
+        let text = b"next 10.32.1.9\n10.32.1.5 a\n10.32.1.6\n\xff\xfe\n10.32.1.5 twice\n";
+        fs::write(dir.path().join("addresses"), text).expect("written");
+        let cidr = "10.32.1.0/24".parse().expect("a range");
+        let mut pool = PoolFile::open(dir.path(), cidr).expect("opened all the same");
+        assert_eq!(fs::read(dir.path().join("addresses.damaged")).expect("put aside"), text);
+        let address = |last| Ipv4Addr::new(10, 32, 1, last);
+        assert_eq!(*pool.leases(), BTreeMap::from([("a".to_owned(), address(5))]));
+        let held = [("b", 9), ("a", 7), ("c", 5)].map(|(uid, last)| (uid.to_owned(), address(last)));
+        pool.adopt(&BTreeMap::from(held)).expect("written");
+        assert_eq!(
+            *pool.leases(),
+            BTreeMap::from([("a".to_owned(), address(5)), ("b".to_owned(), address(9))])
+        );
+        assert_eq!(pool.lease("d").expect("room"), address(10), "what is held is not given away");
     }
 
     proptest! {
@@ -218,7 +247,7 @@ mod tests {
                 prop_assert_eq!(held.len(), pool.leases.len());
                 prop_assert!(held.iter().all(|address| pool.cidr.contains(**address)));
                 let mut read = Pool::new(pool.cidr).expect("a pool");
-                prop_assert_eq!(read.read(&pool.to_text()), Ok(()));
+                prop_assert_eq!(read.read(&pool.to_text()), 0);
                 prop_assert_eq!(&read, &pool);
             }
         }

@@ -61,6 +61,31 @@ async fn node_routes(netlink: &Handle) -> Result<BTreeMap<Range, Ipv4Addr>, Erro
     Ok(ours.filter_map(read).collect())
 }
 
+/// Our routes to single pods of this node, by the index of the link.
+pub(crate) async fn pod_routes(netlink: &Handle) -> Result<BTreeMap<u32, Ipv4Addr>, Error> {
+    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let routes: Vec<RouteMessage> =
+        netlink.route().get(all).execute().try_collect().await.map_err(Error::netlink("list", "routes"))?;
+    let ours = routes.into_iter().filter(|route| {
+        route.header.protocol == ROUTE_PROTOCOL && route.header.destination_prefix_length == 32
+    });
+    Ok(ours.filter_map(read_link).collect())
+}
+
+fn read_link(route: RouteMessage) -> Option<(u32, Ipv4Addr)> {
+    let (mut address, mut link) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(destination)) => address = Some(*destination),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            // By way of another node.
+            RouteAttribute::Gateway(_) => return None,
+            _ => {}
+        }
+    }
+    Some((link?, address?))
+}
+
 fn read(route: RouteMessage) -> Option<(Range, Ipv4Addr)> {
     let (mut network, mut gateway) = (None, None);
     for attribute in &route.attributes {

@@ -7,12 +7,12 @@ mod machine;
 mod report;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weir_client::{Backoff, Client, Informer, ObjectKey, informer};
+use weir_client::{Backoff, Client, Informer, Modified, ObjectKey, informer};
 use weir_proto::Resource;
 use weir_proto::core::v1::{ContainerImage, Node, ObjectReference};
 use weir_proto::meta::v1::Time;
@@ -45,6 +45,8 @@ pub struct Reporter {
     config: Arc<Config>,
     readiness: watch::Receiver<Readiness>,
     images: watch::Receiver<Vec<ContainerImage>>,
+    /// When the status was last written.
+    spoke: Arc<Mutex<Option<Instant>>>,
     pressures: watch::Receiver<BTreeSet<Pressure>>,
 }
 
@@ -56,7 +58,7 @@ impl Reporter {
         images: watch::Receiver<Vec<ContainerImage>>,
         pressures: watch::Receiver<BTreeSet<Pressure>>,
     ) -> Self {
-        Self { client, config, readiness, images, pressures }
+        Self { client, config, readiness, images, pressures, spoke: Arc::default() }
     }
 
     /// Makes the Node object, or takes up the present one; waits while the control plane is away.
@@ -123,19 +125,23 @@ impl Reporter {
 
     async fn report(&self) -> weir_client::Result<()> {
         let name = &self.config.node_name;
-        let spoke_lately = |node: &Node| {
-            let beats = node.status().conditions.iter().filter_map(|condition| condition.last_heartbeat_time);
-            let oldest = beats.map(|time| time.unix()).min().unwrap_or(0);
-            Time::now().unix() - oldest < SILENCE.as_secs().cast_signed()
-        };
+        // Not by the heartbeats in the object: those are of a clock that may be set.
+        let spoke_lately = self.spoke().is_some_and(|at| at.elapsed() < SILENCE);
         let change = |node: &mut Node| {
             let mut described = node.clone();
             self.describe(&mut described);
-            if !(spoke_lately(node) && report::same_but_for_heartbeats(node, &described)) {
+            if !(spoke_lately && report::same_but_for_heartbeats(node, &described)) {
                 *node = described;
             }
         };
-        self.client.api::<Node>().modify_status(name, change).await.map(drop)
+        if let Modified::Written(_) = self.client.api::<Node>().modify_status(name, change).await? {
+            *self.spoke() = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn spoke(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.spoke.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn label(&self, node: &mut Node) {

@@ -155,6 +155,7 @@ pub async fn run(
         context,
         static_pods,
     };
+    all.adopt_addresses().await;
     follow_exits(&all.context.runtime, all.wakes.clone());
     let measuring = local_storage::watch(Arc::clone(&all.context), pods.clone());
     let _measuring = AbortOnDropHandle::new(tokio::spawn(measuring));
@@ -283,6 +284,14 @@ impl Pods {
             }
             Some(Err(error)) => tracing::error!(%error, "a pod's worker ended badly"),
             None => {}
+        }
+    }
+
+    /// Before any pod gets an address: what the kernel knows and the address file may not.
+    async fn adopt_addresses(&self) {
+        let uids: BTreeSet<String> = self.found.keys().cloned().collect();
+        if let Err(error) = self.context.network.adopt(&uids).await {
+            tracing::error!(%error, "cannot compare the pods' addresses with the kernel's");
         }
     }
 

@@ -25,6 +25,8 @@ use super::volumes::Refresher;
 
 /// How soon a status that could not be written is tried again.
 pub(super) const REPORT_AGAIN: Duration = Duration::from_secs(2);
+/// A control plane that hears and does not answer keeps no pod from what it needs.
+const LONGEST_REPORT: Duration = Duration::from_secs(3);
 
 pub(super) struct Worker {
     pub(super) context: Arc<Context>,
@@ -123,7 +125,10 @@ impl Worker {
             let seen = self.observe(pod.as_deref());
             self.tend_refresher(pod.as_ref(), !seen.runs.is_empty()).await;
             let mut again = match &pod {
-                Some(pod) => self.report(pod, &seen).await,
+                Some(pod) => match tokio::time::timeout(LONGEST_REPORT, self.report(pod, &seen)).await {
+                    Ok(again) => again,
+                    Err(_) => again_after(REPORT_AGAIN),
+                },
                 None => None,
             };
             let plan = plan(pod.as_deref(), &seen, Timestamp::now());
@@ -310,8 +315,7 @@ impl Worker {
                 }
             }
         }
-        let wait = jiff::SignedDuration::try_from(REPORT_AGAIN).unwrap_or_default();
-        Timestamp::now().checked_add(wait).ok()
+        again_after(REPORT_AGAIN)
     }
 
     /// An event for each wait before a restart, once.
@@ -352,6 +356,10 @@ impl Worker {
             }
         }
     }
+}
+
+fn again_after(wait: Duration) -> Option<Timestamp> {
+    Timestamp::now().checked_add(jiff::SignedDuration::try_from(wait).unwrap_or_default()).ok()
 }
 
 /// Init containers first.

@@ -25,6 +25,4 @@ pub use layout::{CLUSTER_DNS, Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::{command_in, process};
 pub use reboot::{power_off, power_on};
-pub use up::{
-    restart_agent, restart_agent_as, restart_control, start_agent, start_second_control, up, weir,
-};
+pub use up::{restart_agent, restart_agent_as, restart_control, start_agent, start_second_control, up, weir};

@@ -31,8 +31,13 @@ pub(crate) fn create(
     if let Some(sandbox) = load(dir)? {
         return Ok(sandbox);
     }
-    // Left by a run that was cut short, or by the time before a reboot.
-    mounts::unmount_below(&dir.join(".sandbox"))?;
+    let before = dir.join(".sandbox");
+    if before.exists() {
+        // Left by a run that was cut short, or by the time before a reboot. Where the record was damaged, containers
+        // may run on in namespaces that nobody can find any more.
+        cgroups.remove(&spec.uid)?;
+        mounts::unmount_below(&before)?;
+    }
     let namespaces = namespaces(spec);
     let cgroup = cgroups.create(&spec.uid, spec.qos, &spec.resources)?;
     let sandbox = Sandbox {
