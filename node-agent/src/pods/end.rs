@@ -99,12 +99,14 @@ pub(super) fn stop_all(pod: &Pod, seen: &Observed, deadline: Timestamp, now: Tim
     let Some((first, _)) = alive.first().copied() else { return };
     // The first that were told to end were told when.
     let told = alive.iter().filter_map(|(_, run)| seen.stopping.get(&run.key)).min();
-    let deadline = told.map_or(deadline, |told| deadline.min(*told));
+    let due = told.map_or(deadline, |told| deadline.min(*told));
     for (turn, run) in alive {
-        if turn == first || deadline <= now {
+        if turn == first {
             stop(run, seen, deadline, Why::PodEnds, plan);
+        } else if due <= now {
+            stop(run, seen, due, Why::PodEnds, plan);
         } else {
-            plan.look_again(deadline);
+            plan.look_again(due);
         }
     }
 }
