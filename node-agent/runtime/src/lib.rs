@@ -28,6 +28,9 @@ pub mod shim;
 mod table;
 mod watch;
 
+#[cfg(test)]
+mod records_tests;
+
 pub use container::{
     ContainerEvent, ContainerKey, ContainerSpec, ContainerState, ContainerStatus, Exit, ExitReason,
     HugePages, Mount, Propagation, Resources, Seccomp, Security, SubPath,
