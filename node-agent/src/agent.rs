@@ -62,7 +62,7 @@ async fn live(
     // Before anything that needs the control plane.
     let dns = dns::start(config, tasks, shutdown)?;
     let policy = eviction_policy(config)?;
-    let (ready, readiness) = watch::channel(Readiness::NotReady(node::STARTING.to_owned()));
+    let (ready, readiness) = watch::channel(Readiness::Starting);
     let (present_images, images) = watch::channel(Vec::new());
     let (pressing, pressures) = watch::channel(BTreeSet::new());
     let identity = Identity::present(config)?;
@@ -135,6 +135,7 @@ async fn live(
         dataplane: context.dataplane.clone(),
         network: Arc::clone(&context.network),
         dns,
+        ready: ready.clone(),
     };
     tasks.spawn(done(sync.run(shutdown.clone())));
     tasks.spawn(done(upkeep(config, &context, present_images).run(shutdown.clone())));
@@ -160,11 +161,9 @@ async fn live(
         runtime: Arc::clone(&context.runtime),
         endings: context.endings.clone(),
         shutting_down: Arc::clone(&context.gate.shutting_down),
-        ready: ready.clone(),
+        ready,
     };
     tasks.spawn(done(pods::run(context, bound, static_pods, shutdown.clone())));
-    ready.send_replace(Readiness::Ready);
-    tracing::info!(node = config.node_name, "the node is ready");
     // None of the tasks ends before the agent does.
     let ended = tokio::select! {
         ended = tasks.join_next() => ended,

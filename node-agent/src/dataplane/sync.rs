@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use weir_client::{Backoff, Client};
@@ -22,6 +22,7 @@ use weir_proto::weir::v1::{
 
 use super::{DataplaneError, Handle};
 use crate::dns::{self, ClusterDns};
+use crate::node::Readiness;
 
 /// Acknowledgements that wait to be sent.
 const QUEUE: usize = 16;
@@ -57,6 +58,8 @@ pub struct Sync {
     pub dataplane: Handle,
     pub network: Arc<Network>,
     pub dns: Option<ClusterDns>,
+    /// Told once the kernel holds the cluster's services: before that, a pod's connections to them would be refused.
+    pub ready: watch::Sender<Readiness>,
 }
 
 impl Sync {
@@ -116,6 +119,7 @@ impl Sync {
                 Ok(applied) => {
                     holds = revision;
                     *progressed = true;
+                    self.say_ready();
                     let count = |number: u64| number.cast_signed();
                     DataplaneAck {
                         revision,
@@ -135,6 +139,19 @@ impl Sync {
             outcome.map_err(|reason| SyncError::Apply { revision, reason })?;
         }
         Ok(())
+    }
+
+    fn say_ready(&self) {
+        let first = self.ready.send_if_modified(|readiness| {
+            let first = *readiness == Readiness::Starting;
+            if first {
+                *readiness = Readiness::Ready;
+            }
+            first
+        });
+        if first {
+            tracing::info!(node = self.node, "the node is ready");
+        }
     }
 
     /// Routes come first: a backend is told to programs only when packets find the way to it.

@@ -28,12 +28,12 @@ pub use report::resources;
 const LOOK: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// Why a node is not ready at first.
-pub const STARTING: &str = "the agent is starting";
-
 /// Whether the node can run pods, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
+    /// Not since this agent began: the kernel does not hold the cluster's services yet, as far as it knows. Of a node that
+    /// was ready under an earlier agent nothing else is said, since its pods and its dataplane went on.
+    Starting,
     Ready,
     NotReady(String),
 }

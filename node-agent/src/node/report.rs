@@ -12,6 +12,9 @@ use super::{Machine, Readiness};
 use crate::config::Config;
 use crate::eviction::signals::{Pressure, Signal};
 
+/// Why a new node is not ready at first.
+const STARTING: &str = "the node's kernel does not hold the cluster's services yet";
+
 pub(super) fn describe(
     node: &mut Node,
     config: &Config,
@@ -30,7 +33,10 @@ pub(super) fn describe(
     status.daemon_endpoints = Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) });
     status.node_info = Some(system_info(machine));
     for condition in conditions(readiness, pressures) {
-        set_condition(&mut status.conditions, condition, now);
+        let stays = *readiness == Readiness::Starting && is_of_the_agents_life(&condition);
+        if !(stays && status.conditions.iter().any(|present| present.r#type == condition.r#type)) {
+            set_condition(&mut status.conditions, condition, now);
+        }
     }
 }
 
@@ -108,6 +114,11 @@ fn system_info(machine: &Machine) -> NodeSystemInfo {
     }
 }
 
+/// What an agent knows only once it has started.
+fn is_of_the_agents_life(condition: &NodeCondition) -> bool {
+    matches!(condition.r#type.as_str(), "Ready" | "NetworkUnavailable")
+}
+
 fn conditions(readiness: &Readiness, pressures: &BTreeSet<Pressure>) -> Vec<NodeCondition> {
     let condition = |kind: &str, status: bool, reason: &str, message: &str| NodeCondition {
         r#type: kind.to_owned(),
@@ -121,11 +132,10 @@ fn conditions(readiness: &Readiness, pressures: &BTreeSet<Pressure>) -> Vec<Node
         let (reason, message) = if under { yes } else { no };
         condition(pressure.as_str(), under, reason, message)
     };
-    let is_open = |readiness: &Readiness| *readiness != Readiness::NotReady(super::STARTING.to_owned());
     vec![
-        match is_open(readiness) {
-            true => condition("NetworkUnavailable", false, "PodNetworkOpen", "the pod network is open"),
-            false => condition("NetworkUnavailable", true, "PodNetworkNotOpen", super::STARTING),
+        match readiness {
+            Readiness::Starting => condition("NetworkUnavailable", true, "PodNetworkNotOpen", STARTING),
+            _ => condition("NetworkUnavailable", false, "PodNetworkOpen", "the pod network is open"),
         },
         pressure(
             Pressure::Memory,
@@ -144,6 +154,7 @@ fn conditions(readiness: &Readiness, pressures: &BTreeSet<Pressure>) -> Vec<Node
         ),
         match readiness {
             Readiness::Ready => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+            Readiness::Starting => condition("Ready", false, "KubeletNotReady", STARTING),
             Readiness::NotReady(why) => condition("Ready", false, "KubeletNotReady", why),
         },
     ]
@@ -214,6 +225,20 @@ mod tests {
         ] {
             assert_eq!(status(&node, kind), expected, "{kind}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_begins_takes_nothing_from_a_node_that_was_ready() {
+        let mut node = Node::default();
+        let mut say = |readiness: Readiness| {
+            describe(&mut node, &config(), &machine(), &readiness, &BTreeSet::new(), Time::from_unix(100));
+            (status(&node, "Ready").to_owned(), status(&node, "NetworkUnavailable").to_owned())
+        };
+        let as_said = |ready: &str, unavailable: &str| (ready.to_owned(), unavailable.to_owned());
+        assert_eq!(say(Readiness::Starting), as_said("False", "True"), "a new node");
+        assert_eq!(say(Readiness::Ready), as_said("True", "False"));
+        assert_eq!(say(Readiness::Starting), as_said("True", "False"), "under another agent");
+        assert_eq!(say(Readiness::NotReady("it goes".to_owned())), as_said("False", "False"));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Status, Streaming};
-use weir_proto::{Object, Resource};
 use weir_proto::core::v1::{Node, Service};
 use weir_proto::discovery::v1::EndpointSlice;
 use weir_proto::net::v1alpha1::{DataplaneNode, DataplaneNodeStatus};
@@ -19,6 +18,7 @@ use weir_proto::weir::v1::dataplane_report::Report;
 use weir_proto::weir::v1::dataplane_service_client::DataplaneServiceClient;
 use weir_proto::weir::v1::dataplane_service_server::DataplaneServiceServer;
 use weir_proto::weir::v1::{DataplaneAck, DataplaneBatch, DataplaneHello, DataplaneReport};
+use weir_proto::{Object, Resource};
 use weir_store::{Store, Txn, embedded};
 
 use super::{Caches, Dataplane, Hub};
