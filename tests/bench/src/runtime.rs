@@ -13,6 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use weir_runtime::cgroup::QosClass;
+use weir_runtime::images::LayerLimits;
 use weir_runtime::{
     Config, ContainerKey, ContainerSpec, ExecSpec, ExecStdio, Image, PullPolicy, Resources, Runtime,
     SandboxSpec,
@@ -64,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<Measured> {
         agent_exe: options.agent.clone(),
         image_sources: vec![options.image_source.clone()],
         registries: None,
+        layer_limits: LayerLimits::default(),
     })?;
     let image = runtime.images().resolve(objects::IMAGE, PullPolicy::IfNotPresent)?;
     runtime.create_sandbox(&sandbox())?;
@@ -109,6 +111,7 @@ fn sandbox() -> SandboxSpec {
         host_ipc: false,
         host_pid: false,
         share_process_namespace: false,
+        user_namespace: false,
         sysctls: BTreeMap::new(),
         qos: QosClass::BestEffort,
         resources: Resources::default(),
