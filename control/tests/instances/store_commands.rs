@@ -8,7 +8,7 @@ use crate::fixture::{Control, EtcdServer, PROGRAM, SOON, free_port, until};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use weir_client::{Api, Client, Config, Informer, ListOptions, informer};
-use weir_proto::core::v1::ConfigMap;
+use weir_proto::core::v1::Secret;
 
 fn run(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(PROGRAM).arg("store").args(arguments).output().unwrap();
@@ -20,15 +20,15 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-async fn write(api: Api<ConfigMap>, from: usize, count: usize, size: usize) {
+async fn write(api: Api<Secret>, from: usize, count: usize, size: usize) {
     let mut writing = JoinSet::new();
     for index in from..from + count {
         let api = api.clone();
         writing.spawn(async move {
-            let mut map = ConfigMap::default();
-            map.meta_mut().name = format!("map-{index}");
-            map.data.insert("value".to_owned(), "x".repeat(size));
-            api.create(&map).await.unwrap();
+            let mut secret = Secret::default();
+            secret.meta_mut().name = format!("secret-{index}");
+            secret.data.insert("value".to_owned(), "x".repeat(size).into_bytes().into());
+            api.create(&secret).await.unwrap();
         });
         if writing.len() >= 32 {
             writing.join_next().await.unwrap().unwrap();
@@ -38,8 +38,8 @@ async fn write(api: Api<ConfigMap>, from: usize, count: usize, size: usize) {
 }
 
 async fn names(client: &Client) -> Vec<String> {
-    let list = client.namespaced::<ConfigMap>("default").list(&ListOptions::default()).await.unwrap();
-    list.items.iter().map(|map| map.meta().name.clone()).collect()
+    let list = client.namespaced::<Secret>("default").list(&ListOptions::default()).await.unwrap();
+    list.items.iter().map(|secret| secret.meta().name.clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +49,7 @@ async fn a_backup_of_a_running_control_plane_brings_the_cluster_back_and_its_cli
     let flags = ["--listen", &address, "--components", "api"];
     let mut control = Control::start(&directory.path().join("first"), &flags);
     let client = control.client().await;
-    let api = client.namespaced::<ConfigMap>("default");
+    let api = client.namespaced::<Secret>("default");
     write(api.clone(), 0, 400, 100).await;
     let file = directory.path().join("backup");
     let kubeconfig = control.kubeconfig();
@@ -63,7 +63,7 @@ async fn a_backup_of_a_running_control_plane_brings_the_cluster_back_and_its_cli
     informer.synced().await;
     write(api.clone(), 10_000, 200, 10).await;
     until("the informer has it all", async || informer.len() == 900).await;
-    let lost = api.get("map-10199").await.unwrap();
+    let lost = api.get("secret-10199").await.unwrap();
     let error = run(&["backup", text(&file), "--kubeconfig", text(&kubeconfig)]).unwrap_err();
     assert!(error.contains("exists already"), "{error}");
     let data = directory.path().join("first/data");
@@ -81,15 +81,15 @@ async fn a_backup_of_a_running_control_plane_brings_the_cluster_back_and_its_cli
     // The old client's certificate is good, and the informer forgets what is lost.
     until("the informer is in step again", async || {
         let present = names(&client).await;
-        let copy: Vec<_> = informer.list().iter().map(|map| map.meta().name.clone()).collect();
+        let copy: Vec<_> = informer.list().iter().map(|secret| secret.meta().name.clone()).collect();
         (400..=700).contains(&present.len()) && present == copy
     })
     .await;
     let error = api.update(&lost).await.unwrap_err();
     assert!(error.is_not_found() || error.is_conflict(), "{error:?}");
     write(api.clone(), 20_000, 1, 10).await;
-    let key = weir_client::ObjectKey::new("default", "map-20000");
-    informer.wait_for(&key, SOON, |map| map.is_some()).await.unwrap();
+    let key = weir_client::ObjectKey::new("default", "secret-20000");
+    informer.wait_for(&key, SOON, |secret| secret.is_some()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +100,7 @@ async fn an_embedded_store_moves_to_etcd_and_whoever_knew_the_cluster_goes_on() 
     let embedded = ["--listen", &address, "--components", "api"];
     let mut control = Control::start(directory.path(), &embedded);
     let client = control.client().await;
-    let api = client.namespaced::<ConfigMap>("default");
+    let api = client.namespaced::<Secret>("default");
     write(api.clone(), 0, 500, 100).await;
     let informer = Informer::start(api.clone(), informer::Options::default());
     informer.synced().await;
@@ -118,8 +118,8 @@ async fn an_embedded_store_moves_to_etcd_and_whoever_knew_the_cluster_goes_on() 
     control.client().await;
     assert_eq!(names(&client).await, before);
     write(api.clone(), 30_000, 1, 10).await;
-    let key = weir_client::ObjectKey::new("default", "map-30000");
-    informer.wait_for(&key, SOON, |map| map.is_some()).await.unwrap();
+    let key = weir_client::ObjectKey::new("default", "secret-30000");
+    informer.wait_for(&key, SOON, |secret| secret.is_some()).await.unwrap();
     assert_eq!(informer.len(), before.len() + 1);
     // A second instance, with nothing of its own, is of the same cluster.
     let other = Control::start(
@@ -143,7 +143,7 @@ async fn a_restore_that_is_killed_at_any_moment_is_known_as_unfinished_and_can_b
     let mut control =
         Control::start(&directory.path().join("first"), &["--listen", "127.0.0.1:0", "--components", "api"]);
     let client = control.client().await;
-    write(client.namespaced::<ConfigMap>("default"), 0, 1500, 20_000).await;
+    write(client.namespaced::<Secret>("default"), 0, 1500, 20_000).await;
     control.kill();
     let file = directory.path().join("backup");
     run(&["backup", text(&file), "--data-dir", text(&directory.path().join("first/data"))]).unwrap();

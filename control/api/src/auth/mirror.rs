@@ -17,7 +17,7 @@ pub(crate) fn is_mirror(pod: &Pod) -> bool {
 }
 
 /// What may be created as a pod, and by whom. Messages are those of Kubernetes' NodeRestriction.
-pub(crate) fn check_new(registry: &Registry, user: &User, pod: &Pod) -> Result<(), ApiError> {
+pub(crate) async fn check_new(registry: &Registry, user: &User, pod: &Pod) -> Result<(), ApiError> {
     let refuse = |why: String| Err(forbidden(Pod::KIND, &pod.meta().name, &why));
     let Some(node) = user.node_name() else {
         return match is_mirror(pod) {
@@ -34,14 +34,15 @@ pub(crate) fn check_new(registry: &Registry, user: &User, pod: &Pod) -> Result<(
     if spec.node_name != node {
         return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
-    let own = registry.peek::<Node>("", node);
-    let uid = own.as_ref().map(|own| own.object.meta().uid.as_str());
+    let Some(own) = registry.find::<Node>("", node).await? else {
+        return refuse(format!("node {node:?} is not registered"));
+    };
     let owned = match &pod.meta().owner_references[..] {
         [owner] => {
             owner.api_version == Node::KIND.api_version()
                 && owner.kind == Node::KIND.kind
                 && owner.name == node
-                && uid.is_none_or(|uid| owner.uid == uid)
+                && owner.uid == own.object.meta().uid
                 && owner.controller == Some(true)
                 && owner.block_owner_deletion != Some(true)
         }

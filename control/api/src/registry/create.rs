@@ -156,7 +156,7 @@ impl Registry {
             return Err(auth::forbidden(target.kind, &meta.name, &reason));
         }
         if let Some(pod) = object.downcast_ref::<Pod>() {
-            auth::mirror::check_new(self, &context.user, pod)?;
+            auth::mirror::check_new(self, &context.user, pod).await?;
         }
         self.check_namespace(target).await
     }

@@ -86,7 +86,7 @@ async fn a_node_makes_mirrors_of_its_static_pods_and_no_other_pods() {
     let own = node.create(&yaml::<Node>("metadata: {name: n1}")).await.unwrap();
     let mirror = |change: &str, spec: &str| {
         yaml::<Pod>(&format!(
-            "metadata: {{name: web-n1, annotations: {{kubernetes.io/config.mirror: abc}}, ownerReferences: [{{apiVersion: \
+            "metadata: {{name: web-n1, namespace: default, annotations: {{kubernetes.io/config.mirror: abc}}, ownerReferences: [{{apiVersion: \
              v1, kind: Node, name: n1, uid: {uid}, controller: true}}]{change}}}\n\
              spec: {{nodeName: n1, containers: [{{name: a, image: x}}]{spec}}}",
             uid = own.meta().uid,
