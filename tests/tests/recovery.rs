@@ -197,12 +197,6 @@ fn a_damaged_file_costs_at_most_its_own_pod() -> Result<()> {
     }
     ensure!(identity(&after["bystander"]) == identity(&before["bystander"]), "the bystander was touched");
     ensure!(connection.ask()?.starts_with("bystander "), "its connection was");
-    let restarted: Vec<_> = before
-        .iter()
-        .filter(|(name, pod)| identity(&after[*name]) != identity(pod))
-        .map(|(name, _)| name)
-        .collect();
-    println!("restarted: {restarted:?}");
     // Once more, by hands that do not stop at one: garbage instead of half a file.
     cluster.kill_one(cluster.agent_of("node-1")?)?;
     damage(&directory.join("network/addresses"), false)?;

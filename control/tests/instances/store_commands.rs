@@ -27,7 +27,7 @@ async fn write(api: Api<Secret>, from: usize, count: usize, size: usize) {
         writing.spawn(async move {
             let mut secret = Secret::default();
             secret.meta_mut().name = format!("secret-{index}");
-            secret.data.insert("value".to_owned(), "x".repeat(size).into_bytes().into());
+            secret.data.insert("value".to_owned(), "x".repeat(size).into_bytes());
             api.create(&secret).await.unwrap();
         });
         if writing.len() >= 32 {

@@ -22,7 +22,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::libc;
@@ -49,6 +50,8 @@ pub use volumes::image_volume;
 const RECORD_FILE: &str = "container.json";
 /// How long a process may take to die of SIGKILL, and its shim to clean up behind it.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
+const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(3);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -401,13 +404,18 @@ impl Runtime {
     }
 }
 
+/// Waits a moment for a predecessor that was killed: the kernel closes its files some time after its death shows.
 fn lock(state_dir: &Path) -> Result<File> {
     let path = state_dir.join("lock");
     let lock = File::create(&path).map_err(Error::io("create", &path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: state_dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_LOOK),
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: state_dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        }
     }
 }
 

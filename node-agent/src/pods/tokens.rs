@@ -30,7 +30,7 @@ pub(crate) enum TokenError {
     #[error("service account {namespace}/{account} is not there; make it, or name another in the pod")]
     NoAccount { namespace: String, account: String },
     #[error("cannot get a token for service account {namespace}/{account}: {source}")]
-    Request { namespace: String, account: String, source: weir_client::Error },
+    Request { namespace: String, account: String, source: Box<weir_client::Error> },
     #[error("the token for service account {namespace}/{account} came without its time")]
     NoTime { namespace: String, account: String },
 }
@@ -196,7 +196,7 @@ async fn request(client: &Client, pod: &Pod, asked: &Asked) -> Result<(String, D
             };
             return Err(match about_account(&source) {
                 true => TokenError::NoAccount { namespace, account },
-                false => TokenError::Request { namespace, account, source },
+                false => TokenError::Request { namespace, account, source: Box::new(source) },
             });
         }
     };

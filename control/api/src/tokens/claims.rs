@@ -216,7 +216,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn one_changed_byte_breaks_a_token(at in 0..400_usize, to in b'0'..b'9') {
+        fn one_changed_byte_breaks_a_token(at in 0..400_usize, to in b'0'..=b'9') {
             let keys = keys();
             let token = keys.sign(&claims()).unwrap();
             let mut bytes = token.clone().into_bytes();
