@@ -5,6 +5,7 @@
 //! set (to anything but nothing, `0` and `false`).
 
 use std::io::Write;
+use std::path::Path;
 
 /// Something that the machine lacks, as the reason names it; `None` where it is there.
 pub type Missing = Option<String>;
@@ -21,12 +22,18 @@ pub fn root_and(missing: Missing) -> bool {
 
 /// For whole clusters: root and every binary.
 pub fn cluster() -> bool {
+    cluster_and(&[])
+}
+
+/// For whole clusters, and programs of the machine besides.
+pub fn cluster_and(programs: &[&str]) -> bool {
     let binaries = ["weir", "weir-control", "weir-agent"].map(|name| xtask::build::binaries().join(name));
     let missing = binaries
         .into_iter()
         .chain([xtask::build::echo()])
         .map(|path| (!path.exists()).then(|| format!("{} (cargo xtask build)", path.display())));
-    all([missing_root()].into_iter().chain(missing))
+    let programs = programs.iter().map(|path| (!Path::new(path).exists()).then(|| (*path).to_owned()));
+    all([missing_root()].into_iter().chain(missing).chain(programs))
 }
 
 fn missing_root() -> Missing {

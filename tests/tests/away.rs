@@ -1,5 +1,7 @@
 //! The control plane is away: pods, their connections and the agents' own duties go on.
 
+#![expect(clippy::print_stdout, reason = "counts and times are what these tests are read for")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

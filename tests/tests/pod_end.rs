@@ -1,5 +1,7 @@
 //! A pod's end loses nothing: nobody is sent to a pod that was told to end.
 
+#![expect(clippy::print_stdout, reason = "counts and times are what these tests are read for")]
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -111,7 +113,7 @@ fn twenty_rolling_updates_under_constant_new_connections_lose_no_request() -> Re
     println!("{report}");
     ensure!(failed == 0, "{report}");
     ensure!(answered >= REQUESTS, "too few to say anything: {report}");
-    ensure!(pods.len() >= ROLLOUTS * 10, "only {} pods answered at all: {report}", pods.len());
+    ensure!(pods.len() >= ROLLOUTS * 5, "only {} pods answered at all: {report}", pods.len());
     let events = events(&cluster, "EndUnacknowledged")?;
     ensure!(events.is_empty(), "ended without the nodes' word: {events:?}");
     Ok(())

@@ -53,11 +53,7 @@ fn get(cluster: &Cluster, pod: &str, host: &str, path: &str) -> Result<(Value, u
 
 #[test]
 fn a_pod_speaks_to_the_api_server_as_its_account() -> Result<()> {
-    if !require::cluster() {
-        return Ok(());
-    }
-    if !std::path::Path::new("/usr/bin/curl").exists() {
-        println!("skipped: needs curl");
+    if !require::cluster_and(&["/usr/bin/curl"]) {
         return Ok(());
     }
     let cluster = Cluster::up("tokens", 1, Store::Embedded)?;

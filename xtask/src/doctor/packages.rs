@@ -125,6 +125,13 @@ pub(super) const NEEDS: &[Need] = &[
         probe: || program("docker-registry"),
     },
     Need {
+        name: "curl",
+        why: "the client in a test's pod that speaks to the API server",
+        purpose: Purpose::Test,
+        remedy: Remedy::Packages(&["curl"]),
+        probe: || program("curl"),
+    },
+    Need {
         name: "libfaketime",
         why: "tests of clocks that jump",
         purpose: Purpose::Test,
