@@ -45,6 +45,12 @@ fn a_thousand_pods_leave_nothing_behind() -> Result<()> {
     cluster.weir(&["wait", "--for=condition=Ready", "pod/first", "--timeout=60s"])?;
     all_kinds_show_it(&Footprint::take(&cluster)?.differences_from(&bare))?;
     cluster.weir(&["delete", "pod", "first"])?;
+    // The first service of every cluster comes a moment after the first node.
+    wait::until("the API server's own service", PATIENCE, || {
+        let services = cluster.weir(&["net", "services", "--node", NODE])?;
+        ensure!(services.contains("default/kubernetes"), "{services}");
+        Ok(())
+    })?;
     let before = Footprint::take(&cluster)?;
     let mut costs = Vec::new();
     for number in 0..WAVES {
