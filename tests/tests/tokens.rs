@@ -91,7 +91,10 @@ fn a_pod_speaks_to_the_api_server_as_its_account() -> Result<()> {
     wait::until("the token to be refused", PATIENCE, || {
         match cluster.weir(&["auth", "whoami", "--token", token.trim()]) {
             Ok(who) => bail!("it still is {who}"),
-            Err(error) => Ok(ensure!(error.to_string().contains("Unauthorized"), "{error:#}")),
+            Err(error) => {
+                ensure!(error.to_string().contains("Unauthorized"), "{error:#}");
+                Ok(())
+            }
         }
     })
 }

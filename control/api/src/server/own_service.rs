@@ -33,6 +33,8 @@ const ENTRIES: &str = "/registry/masterleases/";
 /// How long the entry of a server outlives it, when it ends without a word.
 const ENTRY_STAYS: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_secs(5);
+/// After a round that failed: pods wait for this Service.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long taking the entry away may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -50,12 +52,16 @@ impl OwnService {
     pub(super) async fn keep(self, leaving: CancellationToken) {
         let mut lease = None;
         loop {
-            if let Err(error) = self.round(&mut lease).await {
-                tracing::debug!(%error, "cannot bring the service default/kubernetes up to date yet");
-            }
+            let pause = match self.round(&mut lease).await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot bring the service default/kubernetes up to date yet");
+                    AGAIN
+                }
+            };
             tokio::select! {
                 () = leaving.cancelled() => break,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         if let Some(lease) = lease {
