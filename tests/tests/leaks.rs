@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weir_tests::cluster::{Cluster, items};
@@ -146,14 +146,7 @@ fn wave(cluster: &Cluster, number: usize, course: Course) -> Result<()> {
     match course {
         Course::Hasty => {}
         Course::Orphaned => {
-            let agent = i32::try_from(cluster::process(&cluster.layout, NODE, "weir-agent")?)?;
-            kill(Pid::from_raw(agent), Signal::SIGKILL)?;
-            wait::until("the agent's end", PATIENCE, || {
-                match cluster::process(&cluster.layout, NODE, "weir-agent") {
-                    Ok(pid) => bail!("{pid} is there"),
-                    Err(_) => Ok(()),
-                }
-            })?;
+            cluster.kill("weir-agent")?;
             cluster::restart_agent(&cluster.layout, NODE)?;
         }
         Course::Patient => {

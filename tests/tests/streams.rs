@@ -203,7 +203,7 @@ fn who_leaves_is_missed() -> Result<()> {
     let mut client =
         Running::start(&mut cluster::weir(&cluster.layout, &["exec", "shell", "--", "sleep", "3002"]))?;
     wait_for_processes(&cluster, "sleep 3002", 1)?;
-    for pid in agents(&cluster)? {
+    for pid in cluster.processes(&["weir-agent"])? {
         kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     }
     let status = wait::until("the client's end", PATIENCE, || client.0.try_wait()?.context("it goes on"))?;
@@ -217,23 +217,6 @@ fn who_leaves_is_missed() -> Result<()> {
             .weir(&["exec", "shell", "--", "sh", "-c", "echo back"])
             .and_then(|said| if said == "back\n" { Ok(()) } else { bail!("{said}") })
     })
-}
-
-/// The agents of the cluster, by their program's name.
-fn agents(cluster: &Cluster) -> Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let ours =
-            read("cgroup").lines().any(|line| line.starts_with(&format!("0::/{}/", cluster.layout.name)));
-        // Shims and helpers are called `weir`.
-        let command = read("cmdline");
-        if ours && command.split('\0').next().is_some_and(|program| program.ends_with("/weir-agent")) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }
 
 #[test]
@@ -271,7 +254,7 @@ fn usage_is_shown_and_a_silent_node_is_named() -> Result<()> {
     let by_kubectl = output(&mut kubectl(&cluster, &["top", "nodes"]), b"")?;
     ensure!(words(&text(&by_kubectl.stdout), "node-1")?.len() == 5, "{by_kubectl:?}");
 
-    for pid in agents(&cluster)? {
+    for pid in cluster.processes(&["weir-agent"])? {
         kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     }
     cluster::restart_agent(&cluster.layout, "node-1")?;

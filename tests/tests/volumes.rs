@@ -124,7 +124,7 @@ fn what_volumes_show_follows_the_objects_and_a_reader_sees_one_moment() -> Resul
     })?;
     ensure!(in_pod(&cluster, "reader", "cat /numbers/number /all/number")? == "66");
     // The next agent goes on where the last one was killed.
-    for pid in agents(&cluster)? {
+    for pid in cluster.processes(&["weir-agent"])? {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     }
     cluster.apply(&config_map("numbers", "7"))?;
@@ -138,23 +138,6 @@ fn what_volumes_show_follows_the_objects_and_a_reader_sees_one_moment() -> Resul
     let logs = cluster.weir(&["logs", "reader"])?;
     ensure!(logs.is_empty(), "the reader saw: {}", &logs[..logs.len().min(200)]);
     Ok(())
-}
-
-/// The agents of the cluster, by their program's name.
-fn agents(cluster: &Cluster) -> Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let ours =
-            read("cgroup").lines().any(|line| line.starts_with(&format!("0::/{}/", cluster.layout.name)));
-        // Shims and helpers are called `weir`.
-        if ours && read("cmdline").split('\0').next().is_some_and(|program| program.ends_with("/weir-agent"))
-        {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }
 
 #[test]

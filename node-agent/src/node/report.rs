@@ -181,18 +181,19 @@ mod tests {
 
     use super::*;
 
+    const FLAGS: [&str; 8] = [
+        "weir-agent",
+        "--node-name=n1",
+        "--server=https://s:1",
+        "--ca=/ca",
+        "--state-dir=/s",
+        "--uplink=eth0",
+        "--node-ip=10.31.0.11",
+        "--listen=10.31.0.11:10250",
+    ];
+
     fn config() -> Config {
-        Config::try_parse_from([
-            "weir-agent",
-            "--node-name=n1",
-            "--server=https://s:1",
-            "--ca=/ca",
-            "--state-dir=/s",
-            "--uplink=eth0",
-            "--node-ip=10.31.0.11",
-            "--listen=10.31.0.11:10250",
-        ])
-        .expect("valid flags")
+        Config::try_parse_from(FLAGS).expect("valid flags")
     }
 
     fn machine() -> Machine {
@@ -243,20 +244,12 @@ mod tests {
 
     #[test]
     fn what_is_reserved_is_not_for_pods() {
-        let flags = [
-            "weir-agent",
-            "--node-name=n1",
-            "--server=https://s:1",
-            "--ca=/ca",
-            "--state-dir=/s",
-            "--uplink=eth0",
-            "--node-ip=10.31.0.11",
-            "--listen=10.31.0.11:10250",
+        let reserving = [
             "--system-reserved=cpu=500m,memory=1Gi",
             "--kube-reserved=memory=1Gi,pods=10",
             "--eviction-hard=memory.available<1Gi,nodefs.available<10%",
         ];
-        let config = Config::try_parse_from(flags).expect("valid flags");
+        let config = Config::try_parse_from(FLAGS.into_iter().chain(reserving)).expect("valid flags");
         let (capacity, allocatable) = resources(&config, &machine());
         assert_eq!(capacity["cpu"].to_string(), "4");
         let shown: Vec<_> = allocatable.iter().map(|(name, amount)| format!("{name} {amount}")).collect();

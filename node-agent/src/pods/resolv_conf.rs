@@ -117,23 +117,7 @@ mod tests {
     use weir_proto::core::v1::PodDnsConfigOption;
 
     use super::*;
-
-    fn names(dns: &[[u8; 4]]) -> Names {
-        Names {
-            cluster_dns: dns.iter().map(|octets| (*octets).into()).collect(),
-            cluster_domain: "cluster.local".to_owned(),
-            resolv_conf: "# x\nnameserver 192.0.2.1\nsearch example.org\noptions rotate\n".to_owned(),
-            hosts: String::new(),
-        }
-    }
-
-    fn pod(policy: &str) -> Pod {
-        let mut pod = Pod::default();
-        pod.meta_mut().name = "web-0".to_owned();
-        pod.meta_mut().namespace = "shop".to_owned();
-        pod.spec_mut().dns_policy = policy.to_owned();
-        pod
-    }
+    use crate::pods::sandbox::tests::{names, pod};
 
     fn text(pod: &Pod, names: &Names) -> String {
         let formed = form(pod, names);

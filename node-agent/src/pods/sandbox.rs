@@ -85,10 +85,10 @@ fn of_aliases(aliases: &[HostAlias]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn names(dns: &[[u8; 4]]) -> Names {
+    pub(in crate::pods) fn names(dns: &[[u8; 4]]) -> Names {
         Names {
             cluster_dns: dns.iter().map(|octets| (*octets).into()).collect(),
             cluster_domain: "cluster.local".to_owned(),
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    fn pod(policy: &str) -> Pod {
+    pub(in crate::pods) fn pod(policy: &str) -> Pod {
         let mut pod = Pod::default();
         pod.meta_mut().name = "web-0".to_owned();
         pod.meta_mut().namespace = "shop".to_owned();
