@@ -39,6 +39,13 @@ impl Address {
         [a, b, c, d]
     }
 
+    /// Both halves as numbers of no particular meaning: for digests.
+    #[inline(always)]
+    pub(crate) const fn halves(&self) -> (u64, u64) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
+        (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p]))
+    }
+
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
         u128::from_be_bytes(self.octets) >> 32 == 0xffff

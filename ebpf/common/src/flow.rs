@@ -77,6 +77,22 @@ impl Tuple {
             reserved: [0; 3],
         }
     }
+
+    /// A short digest; never 0.
+    #[inline(always)]
+    fn digest(&self) -> [u8; 2] {
+        // Odd, and without a pattern, so that neighbouring addresses and ports do not cancel out.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let (source, destination) = (self.source.halves(), self.destination.halves());
+        let ([a, b], [c, d], [protocol]) = (self.source_port, self.destination_port, self.protocol);
+        let rest = u64::from_ne_bytes([a, b, c, d, protocol, 0, 0, 0]);
+        let mut digest = source.0;
+        for word in [source.1, destination.0, destination.1, rest] {
+            digest = digest.wrapping_mul(SPREAD).rotate_left(29) ^ word;
+        }
+        let digest = digest.wrapping_mul(SPREAD) >> 48;
+        ((digest as u16) | 1).to_be_bytes()
+    }
 }
 
 /// How far a flow is. Decides its timeout; see `weir_packet::tracking`.
@@ -130,7 +146,8 @@ pub struct Flow {
     service: ServiceId,
     state: [u8; 1],
     reply: [u8; 1],
-    reserved: [u8; 2],
+    /// Of the key, by which a program notices that the element it found has become another flow's.
+    digest: [u8; 2],
 }
 layout!(Flow, 56);
 
@@ -138,21 +155,27 @@ impl Flow {
     /// The direction of the opening packet, which arrives as `arrives` and leaves as `leaves`. Times are nanoseconds of
     /// the monotonic clock.
     #[inline(always)]
-    pub fn forward(leaves: Tuple, service: ServiceId, now: u64) -> Self {
+    pub fn forward(arrives: &Tuple, leaves: Tuple, service: ServiceId, now: u64) -> Self {
         Self {
             leaves,
             last_seen: now.to_be_bytes(),
             service,
             state: [State::Opening as u8],
             reply: [0],
-            reserved: [0; 2],
+            digest: arrives.digest(),
         }
     }
 
-    /// The direction of the answers, which leave as the opening packet's tuple reversed.
+    /// The direction of the answers, which arrive as `arrives` and leave as the opening packet's tuple reversed.
     #[inline(always)]
-    pub fn reply(opened: &Tuple, service: ServiceId, now: u64) -> Self {
-        Self { reply: [1], ..Self::forward(opened.reversed(), service, now) }
+    pub fn reply(arrives: &Tuple, opened: &Tuple, service: ServiceId, now: u64) -> Self {
+        Self { reply: [1], ..Self::forward(arrives, opened.reversed(), service, now) }
+    }
+
+    /// Whether this is what the map holds under a key, as far as can be told. (Entries of 0.1.0 say nothing of it.)
+    #[inline(always)]
+    pub fn is_of(&self, arrives: &Tuple) -> bool {
+        self.digest == [0; 2] || self.digest == arrives.digest()
     }
 
     /// The tuple with which packets leave.
@@ -204,5 +227,25 @@ impl Flow {
         } else {
             (self.leaves.destination(), self.leaves.destination_port())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_knows_its_key() {
+        let side = |last: u8, port: u16| (Address::v4([10, 0, 0, last]), port);
+        let arrives = Tuple::new(6, side(1, 40000), side(2, 80));
+        let leaves = Tuple::new(6, side(1, 40000), side(3, 8080));
+        let flow = Flow::forward(&arrives, leaves, ServiceId::new(1), 0);
+        assert!(flow.is_of(&arrives));
+        let others = (0..=u16::MAX).map(|port| Tuple::new(6, side(1, port), side(2, 80)));
+        let alike = others.filter(|other| other != &arrives && flow.is_of(other)).count();
+        assert!(alike < 16, "{alike} of 65535 neighbours look the same");
+        assert!(!flow.is_of(&arrives.reversed()) && !flow.is_of(&leaves));
+        assert!(!Flow::reply(&flow.peer(), &arrives, ServiceId::new(1), 0).is_of(&arrives));
+        assert!(Flow { digest: [0; 2], ..flow }.is_of(&leaves), "made by an earlier version");
     }
 }

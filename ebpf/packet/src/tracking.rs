@@ -83,7 +83,8 @@ mod tests {
 
     fn flow(protocol: u8, state: State) -> Flow {
         let side = (Address::v4([10, 0, 0, 1]), 1);
-        let mut flow = Flow::forward(Tuple::new(protocol, side, side), ServiceId::new(1), 0);
+        let tuple = Tuple::new(protocol, side, side);
+        let mut flow = Flow::forward(&tuple, tuple, ServiceId::new(1), 0);
         flow.set_state(state);
         flow
     }

@@ -30,7 +30,7 @@ pub(crate) fn is_pod(address: &Address) -> bool {
 #[inline(always)]
 pub(crate) fn to_pod(work: &mut Work) -> Option<Route> {
     let endpoint = ENDPOINTS.get_ptr(work.leaves.destination())?;
-    // SAFETY: copied at once; see `conntrack::find`.
+    // SAFETY: copied at once; see `conntrack::read`.
     work.endpoint = unsafe { *endpoint };
     Some(Route::Pod)
 }

@@ -142,7 +142,7 @@ pub(crate) fn restore<const IS_V6: bool>(socket: &SocketAddress<IS_V6>) -> i32 {
     if balances(protocol) {
         let key = SocketKey::new(socket.cookie(), protocol, socket.address(), socket.port());
         if let Some(frontend) = SOCKET_REVERSE.get_ptr(&key) {
-            // SAFETY: copied at once; see `conntrack::find`.
+            // SAFETY: copied at once; see `conntrack::read`.
             let frontend = unsafe { *frontend };
             socket.set(frontend.address(), frontend.port());
         }
@@ -154,14 +154,14 @@ pub(crate) fn restore<const IS_V6: bool>(socket: &SocketAddress<IS_V6>) -> i32 {
 #[inline(always)]
 fn recent_backend(key: &SocketKey, service: ServiceId, now: u64) -> Option<Peer> {
     let entry = SOCKET_FORWARD.get_ptr_mut(key)?;
-    // SAFETY: copied at once; see `conntrack::find`.
+    // SAFETY: copied at once; see `conntrack::read`.
     let backend = unsafe { *entry };
     let silent = now.saturating_sub(backend.last_seen());
     if backend.service() != service || silent > limits::SOCKET_FLOW_SECONDS * SECOND {
         return None;
     }
     if silent > SECOND {
-        // SAFETY: as for `conntrack::find`'s time.
+        // SAFETY: as for `conntrack::touch`.
         unsafe { (*entry).set_last_seen(now) };
     }
     Some(backend)

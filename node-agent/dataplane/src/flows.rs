@@ -1,14 +1,25 @@
 //! Forgetting flows: those whose time is over, and those whose backend is gone.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
 
+use aya::maps::{IterableMap, MapError};
 use nix::time::{ClockId, clock_gettime};
-use weir_ebpf_common::{Address, Flow, Peer, ServiceId, SocketKey, State, Tuple, protocol};
+use weir_ebpf_common::{Address, Flow, ServiceId, State, Tuple, protocol};
 use weir_packet::tracking;
 
+use crate::entries::Entries;
 use crate::maps::{self, Maps};
 use crate::services::Services;
-use crate::{Error, Result};
+use crate::{Error, Result, sys};
+
+const CONNTRACK: &str = "CONNTRACK";
+const SOCKET_FORWARD: &str = "SOCKET_FORWARD";
+const SOCKET_REVERSE: &str = "SOCKET_REVERSE";
+
+/// Of bpf(2): add an element, never exchange one.
+const BPF_NOEXIST: u64 = 1;
 
 /// Nanoseconds of the clock that the programs use.
 pub(crate) fn now() -> Result<u64> {
@@ -17,25 +28,26 @@ pub(crate) fn now() -> Result<u64> {
     Ok(time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
 }
 
-/// All translated flows at this moment; those that come and go meanwhile may be missing.
+/// All translated flows, about this moment.
 pub(crate) fn all(maps: &Maps) -> Result<HashMap<Tuple, Flow>> {
-    maps.conntrack.iter().collect::<Result<_, _>>().map_err(|source| Error::Map {
-        action: "read",
-        map: "CONNTRACK",
-        source,
-    })
+    let (mut entries, mut all) = (Entries::new(), HashMap::new());
+    while let Some(flows) = entries.next(&maps.conntrack, CONNTRACK)? {
+        all.extend(flows);
+    }
+    Ok(all)
 }
 
 /// Removes flows that have been silent for too long in both directions. Returns how many entries.
 pub(crate) fn collect(maps: &mut Maps) -> Result<usize> {
     let now = now()?;
-    let flows = all(maps)?;
     let is_silent = |flow: &Flow| tracking::is_silent(flow, now);
-    let mut removed = 0;
-    for (arrives, flow) in &flows {
-        if is_silent(flow) && flows.get(&flow.peer()).is_none_or(is_silent) {
-            maps::remove(&mut maps.conntrack, "CONNTRACK", arrives)?;
-            removed += 1;
+    let (mut entries, mut removed) = (Entries::new(), 0);
+    while let Some(flows) = entries.next(&maps.conntrack, CONNTRACK)? {
+        for (arrives, _) in flows.filter(|(_, flow)| is_silent(flow)) {
+            let is_over = |maps: &Maps, flow: &Flow| -> Result<bool> {
+                Ok(is_silent(flow) && get(maps, &flow.peer())?.is_none_or(|peer| is_silent(&peer)))
+            };
+            removed += usize::from(remove_if(maps, arrives, is_over)?);
         }
     }
     Ok(removed)
@@ -45,21 +57,33 @@ pub(crate) fn collect(maps: &mut Maps) -> Result<usize> {
 /// that have had no answer yet, so that the client's next try reaches another backend. Established connections are left
 /// to the two ends.
 pub(crate) fn cut(maps: &mut Maps, services: &Services) -> Result<()> {
-    for (arrives, flow) in all(maps)? {
-        let is_cut = arrives.protocol() == protocol::UDP || flow.state() == State::Opening;
-        if is_cut && !keeps(services, flow.service(), flow.backend(&arrives)) {
-            maps::remove(&mut maps.conntrack, "CONNTRACK", &arrives)?;
+    let mut entries = Entries::new();
+    while let Some(flows) = entries.next(&maps.conntrack, CONNTRACK)? {
+        for (arrives, flow) in flows {
+            let is_lost = |flow: &Flow| {
+                let is_cut = arrives.protocol() == protocol::UDP || flow.state() == State::Opening;
+                is_cut && !keeps(services, flow.service(), flow.backend(arrives))
+            };
+            if is_lost(flow) {
+                remove_if(maps, arrives, |_, flow| Ok(is_lost(flow)))?;
+            }
         }
     }
-    for (key, backend) in sockets(&maps.socket_forward, "SOCKET_FORWARD")? {
-        if !keeps(services, backend.service(), (backend.address(), backend.port())) {
-            maps::remove(&mut maps.socket_forward, "SOCKET_FORWARD", &key)?;
+    let mut entries = Entries::new();
+    while let Some(sockets) = entries.next(&maps.socket_forward, SOCKET_FORWARD)? {
+        for (key, backend) in sockets {
+            if !keeps(services, backend.service(), (backend.address(), backend.port())) {
+                maps::remove(&mut maps.socket_forward, SOCKET_FORWARD, key)?;
+            }
         }
     }
-    for (key, frontend) in sockets(&maps.socket_reverse, "SOCKET_REVERSE")? {
-        let is_cut = key.protocol() == protocol::UDP;
-        if is_cut && !keeps(services, frontend.service(), (key.address(), key.port())) {
-            maps::remove(&mut maps.socket_reverse, "SOCKET_REVERSE", &key)?;
+    let mut entries = Entries::new();
+    while let Some(sockets) = entries.next(&maps.socket_reverse, SOCKET_REVERSE)? {
+        for (key, frontend) in sockets {
+            let is_cut = key.protocol() == protocol::UDP;
+            if is_cut && !keeps(services, frontend.service(), (key.address(), key.port())) {
+                maps::remove(&mut maps.socket_reverse, SOCKET_REVERSE, key)?;
+            }
         }
     }
     Ok(())
@@ -69,9 +93,39 @@ fn keeps(services: &Services, service: ServiceId, (address, port): (Address, u16
     services.keeps(service, (address.ip(), port))
 }
 
-fn sockets(
-    map: &aya::maps::HashMap<aya::maps::MapData, SocketKey, Peer>,
-    name: &'static str,
-) -> Result<Vec<(SocketKey, Peer)>> {
-    map.iter().collect::<Result<_, _>>().map_err(|source| Error::Map { action: "read", map: name, source })
+/// Removes what is found under a key, if it is still what should go: a client that uses its port again may have opened
+/// another flow there since it was looked at.
+fn remove_if(
+    maps: &mut Maps,
+    arrives: &Tuple,
+    should_go: impl Fn(&Maps, &Flow) -> Result<bool>,
+) -> Result<bool> {
+    match get(maps, arrives)? {
+        Some(flow) if should_go(maps, &flow)? => {}
+        _ => return Ok(false),
+    }
+    let taken = sys::take::<Tuple, Flow>(maps.conntrack.map().fd().as_fd(), arrives)
+        .map_err(|error| failed("remove from", MapError::from(error)))?;
+    let Some(taken) = taken else { return Ok(false) };
+    if should_go(maps, &taken)? {
+        return Ok(true);
+    }
+    // In the very instant between. Unless its next packet has already opened it anew, it is to find itself.
+    match maps.conntrack.insert(arrives, taken, BPF_NOEXIST) {
+        Ok(()) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(failed("write to", source)),
+    }
+}
+
+fn get(maps: &Maps, arrives: &Tuple) -> Result<Option<Flow>> {
+    match maps.conntrack.get(arrives, 0) {
+        Ok(flow) => Ok(Some(flow)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(source) => Err(failed("read", source)),
+    }
+}
+
+fn failed(action: &'static str, source: MapError) -> Error {
+    Error::Map { action, map: CONNTRACK, source }
 }

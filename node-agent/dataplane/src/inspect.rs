@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, MapType};
+use aya::maps::MapType;
 use weir_ebpf_common::{Counter, DropReason, ServiceId, Tuple};
 
 use crate::maps::{MAPS, Maps};
 use crate::services::Services;
 use crate::view::{Table, View};
-use crate::{Error, Result, flows, maps, pods, programs, sys};
+use crate::{Error, Result, entries, flows, maps, pods, programs, sys};
 
 /// A node's dataplane, to look at only. Needs no agent.
 #[derive(Debug)]
@@ -139,24 +139,16 @@ fn kind_name(kind: MapType) -> String {
 
 /// Entries of a hash map; arrays and rings have no number of entries to speak of.
 fn entries(maps: &Maps, name: &'static str) -> Result<Option<usize>> {
-    fn count<K: aya::Pod, V: aya::Pod>(
-        map: &HashMap<MapData, K, V>,
-        name: &'static str,
-    ) -> Result<Option<usize>> {
-        let keys: Result<Vec<K>, _> = map.keys().collect();
-        let keys = keys.map_err(|source| Error::Map { action: "read", map: name, source })?;
-        Ok(Some(keys.len()))
-    }
-    match name {
-        "SERVICES" => count(&maps.services, name),
-        "NAMES" => count(&maps.names, name),
-        "CONNTRACK" => count(&maps.conntrack, name),
-        "SOCKET_FORWARD" => count(&maps.socket_forward, name),
-        "SOCKET_REVERSE" => count(&maps.socket_reverse, name),
-        "LINKS" => count(&maps.links, name),
-        "ENDPOINTS" => count(&maps.endpoints, name),
-        _ => Ok(None),
-    }
+    Ok(Some(match name {
+        "SERVICES" => entries::count(&maps.services, name)?,
+        "NAMES" => entries::count(&maps.names, name)?,
+        "CONNTRACK" => entries::count(&maps.conntrack, name)?,
+        "SOCKET_FORWARD" => entries::count(&maps.socket_forward, name)?,
+        "SOCKET_REVERSE" => entries::count(&maps.socket_reverse, name)?,
+        "LINKS" => entries::count(&maps.links, name)?,
+        "ENDPOINTS" => entries::count(&maps.endpoints, name)?,
+        _ => return Ok(None),
+    }))
 }
 
 /// One row for each flow: its opening direction, with the answers' age if they are the younger.

@@ -11,6 +11,7 @@
 mod apply;
 mod batch;
 mod config;
+mod entries;
 mod error;
 mod events;
 mod flows;

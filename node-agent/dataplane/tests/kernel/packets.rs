@@ -590,6 +590,70 @@ fn arp_goes_up_and_ipv6_does_not() {
     bench.assert_dropped(bench.pod_sends(&global), "unsupported_protocol");
 }
 
+/// The map of flows, opened once more.
+fn flows(bench: &Bench) -> HashMap<MapData, Tuple, Flow> {
+    let pin = MapData::from_pin(bench.config.bpffs.join("CONNTRACK")).unwrap();
+    Map::from_map_data(pin).unwrap().try_into().unwrap()
+}
+
+/// Nanoseconds of the clock that flows go by.
+fn now() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1_000_000_000
+}
+
+fn side((octets, port): Side) -> (Address, u16) {
+    (Address::v4(octets), port)
+}
+
+#[test]
+fn a_flow_that_opens_where_an_old_one_is_forgotten_stays() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = Bench::with_sizes(Sizes { conntrack: 1 << 17, ..SIZES });
+    bench.serve(POD);
+    let (mut conntrack, now) = (flows(&bench), now());
+    let arrives: Vec<_> =
+        (10_000..30_000).map(|port| Tuple::new(6, side((CLIENT, port)), side((NODE, 30080)))).collect();
+    let put = |conntrack: &mut HashMap<MapData, Tuple, Flow>, arrives: &Tuple, seen| {
+        let leaves = Tuple::new(6, (arrives.source(), arrives.source_port()), side((POD, 8080)));
+        conntrack.insert(arrives, Flow::forward(arrives, leaves, ServiceId::new(1), seen), 0).unwrap();
+    };
+    arrives.iter().for_each(|arrives| put(&mut conntrack, arrives, 0));
+    let dataplane = &mut bench.dataplane;
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| while dataplane.collect().unwrap() > 0 {});
+        arrives.iter().for_each(|arrives| put(&mut conntrack, arrives, now));
+        collecting.join().unwrap();
+    });
+    let lost = arrives.iter().filter(|arrives| conntrack.get(arrives, 0).is_err()).count();
+    assert_eq!(lost, 0, "of {}", arrives.len());
+}
+
+#[test]
+fn all_old_flows_are_forgotten_and_no_others() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = Bench::with_sizes(Sizes { conntrack: 1 << 17, ..SIZES });
+    let (mut conntrack, now) = (flows(&bench), now());
+    for port in 10_000..15_000 {
+        let arrives = Tuple::new(6, side((CLIENT, port)), side((NODE, 30080)));
+        let leaves = Tuple::new(6, side((CLIENT, port)), side((POD, 8080)));
+        // Of every fourth only the answers were heard of lately, and every fourth is new.
+        let (seen, answered) = ([0, 0, 0, now][usize::from(port % 4)], [0, now, 0, now][usize::from(port % 4)]);
+        let answers = leaves.reversed();
+        conntrack.insert(arrives, Flow::forward(&arrives, leaves, ServiceId::new(1), seen), 0).unwrap();
+        conntrack
+            .insert(answers, Flow::reply(&answers, &arrives, ServiceId::new(1), answered), 0)
+            .unwrap();
+    }
+    assert_eq!(bench.dataplane.collect().unwrap(), 5000);
+    assert_eq!(bench.dataplane.view(View::Conntrack).unwrap().rows.len(), 2500);
+    assert_eq!(bench.dataplane.collect().unwrap(), 0);
+}
+
 #[test]
 fn a_flow_finds_no_source_port_when_all_are_taken() {
     if !is_ready() {
@@ -597,15 +661,11 @@ fn a_flow_finds_no_source_port_when_all_are_taken() {
     }
     let mut bench = Bench::with_sizes(Sizes { conntrack: 1 << 17, ..SIZES });
     bench.serve(REMOTE_POD);
-    let pin = MapData::from_pin(bench.config.bpffs.join("CONNTRACK")).unwrap();
-    let mut flows: HashMap<_, Tuple, Flow> = Map::from_map_data(pin).unwrap().try_into().unwrap();
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
-    let now = now.tv_sec() as u64 * 1_000_000_000;
-    let side = |(octets, port): Side| (Address::v4(octets), port);
+    let (mut flows, now) = (flows(&bench), now());
     for port in limits::SOURCE_PORTS.0..=limits::SOURCE_PORTS.1 {
         let answers = Tuple::new(17, side((REMOTE_POD, 8080)), side((NODE, port)));
         let opened = Tuple::new(17, side(([10, 9, 9, 9], port)), side((NODE, 30080)));
-        flows.insert(answers, Flow::reply(&opened, ServiceId::new(1), now), 0).unwrap();
+        flows.insert(answers, Flow::reply(&answers, &opened, ServiceId::new(1), now), 0).unwrap();
     }
     let outcome = bench.uplink_brings(&udp(FROM_OUTSIDE, (CLIENT, 40000), (NODE, 30080), 64));
     bench.assert_dropped(outcome, "source_ports_exhausted");
