@@ -4,7 +4,7 @@
 //! they leave with. So there is one way of translating, whatever is translated: ClusterIP, NodePort with or without a
 //! changed source, hairpin, and the answers to all of them.
 
-use crate::{Address, ServiceId, layout};
+use crate::{Address, ServiceId, digest, layout};
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,20 +78,10 @@ impl Tuple {
         }
     }
 
-    /// A short digest; never 0.
     #[inline(always)]
     fn digest(&self) -> [u8; 2] {
-        // Odd, and without a pattern, so that neighbouring addresses and ports do not cancel out.
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let (source, destination) = (self.source.halves(), self.destination.halves());
-        let ([a, b], [c, d], [protocol]) = (self.source_port, self.destination_port, self.protocol);
-        let rest = u64::from_ne_bytes([a, b, c, d, protocol, 0, 0, 0]);
-        let mut digest = source.0;
-        for word in [source.1, destination.0, destination.1, rest] {
-            digest = digest.wrapping_mul(SPREAD).rotate_left(29) ^ word;
-        }
-        let digest = digest.wrapping_mul(SPREAD) >> 48;
-        ((digest as u16) | 1).to_be_bytes()
+        let addresses = [self.source, self.destination];
+        digest::of(&addresses, &[self.source_port, self.destination_port], self.protocol)
     }
 }
 
@@ -146,7 +136,7 @@ pub struct Flow {
     service: ServiceId,
     state: [u8; 1],
     reply: [u8; 1],
-    /// Of the key, by which a program notices that the element it found has become another flow's.
+    /// Of the key; see `digest`.
     digest: [u8; 2],
 }
 layout!(Flow, 56);
@@ -172,10 +162,10 @@ impl Flow {
         Self { reply: [1], ..Self::forward(arrives, opened.reversed(), service, now) }
     }
 
-    /// Whether this is what the map holds under a key, as far as can be told. (Entries of 0.1.0 say nothing of it.)
+    /// Whether this is what the map holds under a key, as far as can be told.
     #[inline(always)]
     pub fn is_of(&self, arrives: &Tuple) -> bool {
-        self.digest == [0; 2] || self.digest == arrives.digest()
+        digest::fits(self.digest, arrives.digest())
     }
 
     /// The tuple with which packets leave.

@@ -10,6 +10,7 @@
 
 mod address;
 mod counter;
+mod digest;
 mod drop_reason;
 mod flow;
 pub mod limits;

@@ -1,6 +1,6 @@
 //! Services and their tables of backends: the maps `SERVICES`, `SLOTS` and `NAMES`.
 
-use crate::{Address, layout, limits};
+use crate::{Address, digest, layout, limits};
 
 /// Number of a service port on this node; also in each of its slots, so that a reader sees when a slot is not its
 /// service's any more.
@@ -54,6 +54,11 @@ impl Frontend {
     pub fn protocol(&self) -> u8 {
         self.protocol[0]
     }
+
+    #[inline(always)]
+    fn digest(&self) -> [u8; 2] {
+        digest::of(&[self.address], &[self.port], self.protocol)
+    }
 }
 
 /// How the slots of a table are to be read.
@@ -73,21 +78,34 @@ pub struct Service {
     id: ServiceId,
     kind: [u8; 1],
     external: [u8; 1],
-    reserved: [u8; 2],
+    /// Of the frontend; see `digest`.
+    digest: [u8; 2],
 }
 layout!(Service, 16);
 
 impl Service {
     /// `external`: clients outside the node may use this frontend, too.
-    pub fn new(id: ServiceId, kind: TableKind, offset: u32, length: u32, external: bool) -> Self {
+    pub fn new(
+        frontend: &Frontend,
+        id: ServiceId,
+        kind: TableKind,
+        (offset, length): (u32, u32),
+        external: bool,
+    ) -> Self {
         Self {
             offset: offset.to_be_bytes(),
             length: length.to_be_bytes(),
             id,
             kind: [kind as u8],
             external: [external as u8],
-            reserved: [0; 2],
+            digest: frontend.digest(),
         }
+    }
+
+    /// Whether this is what the map holds under a frontend, as far as can be told.
+    #[inline(always)]
+    pub fn is_of(&self, frontend: &Frontend) -> bool {
+        digest::fits(self.digest, frontend.digest())
     }
 
     /// First slot of the table.

@@ -17,9 +17,15 @@ pub(crate) fn is_external(frontend: &Frontend) -> bool {
 
 #[inline(always)]
 fn lookup(frontend: &Frontend) -> Option<Service> {
-    // SAFETY: the kernel keeps the element's memory while the program runs; it may be used again meanwhile, so the
-    // value is copied at once.
-    SERVICES.get_ptr(frontend).map(|service| unsafe { *service })
+    for _ in 0..READINGS {
+        // SAFETY: the kernel keeps the element's memory while the program runs; it may be used again meanwhile, so the
+        // value is copied at once, and looked at afterwards.
+        let service = unsafe { *SERVICES.get_ptr(frontend)? };
+        if service.is_of(frontend) {
+            return Some(service);
+        }
+    }
+    None
 }
 
 /// Any backend of the service at `frontend`.

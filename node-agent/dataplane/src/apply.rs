@@ -113,8 +113,9 @@ impl Dataplane {
             })?;
         }
         for (key, external) in &new.frontends {
-            let service = Service::new(new.id, TableKind::Random, range.offset, range.length, *external);
-            self.maps.services.insert(frontend(*key), service, 0).map_err(|source| Error::Map {
+            let (key, place) = (frontend(*key), (range.offset, range.length));
+            let service = Service::new(&key, new.id, TableKind::Random, place, *external);
+            self.maps.services.insert(key, service, 0).map_err(|source| Error::Map {
                 action: "write to",
                 map: "SERVICES",
                 source,

@@ -642,12 +642,11 @@ fn all_old_flows_are_forgotten_and_no_others() {
         let arrives = Tuple::new(6, side((CLIENT, port)), side((NODE, 30080)));
         let leaves = Tuple::new(6, side((CLIENT, port)), side((POD, 8080)));
         // Of every fourth only the answers were heard of lately, and every fourth is new.
-        let (seen, answered) = ([0, 0, 0, now][usize::from(port % 4)], [0, now, 0, now][usize::from(port % 4)]);
+        let (seen, answered) =
+            ([0, 0, 0, now][usize::from(port % 4)], [0, now, 0, now][usize::from(port % 4)]);
         let answers = leaves.reversed();
         conntrack.insert(arrives, Flow::forward(&arrives, leaves, ServiceId::new(1), seen), 0).unwrap();
-        conntrack
-            .insert(answers, Flow::reply(&answers, &arrives, ServiceId::new(1), answered), 0)
-            .unwrap();
+        conntrack.insert(answers, Flow::reply(&answers, &arrives, ServiceId::new(1), answered), 0).unwrap();
     }
     assert_eq!(bench.dataplane.collect().unwrap(), 5000);
     assert_eq!(bench.dataplane.view(View::Conntrack).unwrap().rows.len(), 2500);
