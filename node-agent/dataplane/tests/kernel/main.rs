@@ -2,7 +2,9 @@
 //! does nothing, unless `CI` or `WEIR_REQUIRE_ROOT` is set.
 #![expect(clippy::print_stdout, reason = "a caller reads what a process prints")]
 
+mod bench;
 mod cluster;
+mod flows;
 mod packets;
 mod process;
 mod ready;
