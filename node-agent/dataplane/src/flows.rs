@@ -37,6 +37,14 @@ pub(crate) fn all(maps: &Maps) -> Result<HashMap<Tuple, Flow>> {
     Ok(all)
 }
 
+/// What is to become of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Goes,
+    Becomes(State),
+}
+
 /// Removes flows that have been silent for too long in both directions. Returns how many entries.
 pub(crate) fn collect(maps: &mut Maps) -> Result<usize> {
     let now = now()?;
@@ -44,10 +52,11 @@ pub(crate) fn collect(maps: &mut Maps) -> Result<usize> {
     let (mut entries, mut removed) = (Entries::new(), 0);
     while let Some(flows) = entries.next(&maps.conntrack, CONNTRACK)? {
         for (arrives, _) in flows.filter(|(_, flow)| is_silent(flow)) {
-            let is_over = |maps: &Maps, flow: &Flow| -> Result<bool> {
-                Ok(is_silent(flow) && get(maps, &flow.peer())?.is_none_or(|peer| is_silent(&peer)))
+            let fate = |maps: &Maps, flow: &Flow| {
+                let is_over = is_silent(flow) && get(maps, &flow.peer())?.is_none_or(|peer| is_silent(&peer));
+                Ok(if is_over { Fate::Goes } else { Fate::Stays })
             };
-            removed += usize::from(remove_if(maps, arrives, is_over)?);
+            removed += usize::from(settle(maps, arrives, fate)? == Fate::Goes);
         }
     }
     Ok(removed)
@@ -55,17 +64,21 @@ pub(crate) fn collect(maps: &mut Maps) -> Result<usize> {
 
 /// Cuts flows to backends that are gone: UDP at once, since nothing else would ever end them, and of TCP the connections
 /// that have had no answer yet, so that the client's next try reaches another backend. Established connections are left
-/// to the two ends.
+/// to the two ends, but as if the backend had closed: a client that uses its port again is not sent there, and what
+/// nobody ends is forgotten after an hour.
 pub(crate) fn cut(maps: &mut Maps, services: &Services) -> Result<()> {
     let mut entries = Entries::new();
     while let Some(flows) = entries.next(&maps.conntrack, CONNTRACK)? {
         for (arrives, flow) in flows {
-            let is_lost = |flow: &Flow| {
-                let is_cut = arrives.protocol() == protocol::UDP || flow.state() == State::Opening;
-                is_cut && !keeps(services, flow.service(), flow.backend(arrives))
+            let fate = |flow: &Flow| match flow.state() {
+                _ if keeps(services, flow.service(), flow.backend(arrives)) => Fate::Stays,
+                _ if arrives.protocol() == protocol::UDP => Fate::Goes,
+                State::Opening => Fate::Goes,
+                State::Established => Fate::Becomes(State::ClosingByBackend),
+                _ => Fate::Stays,
             };
-            if is_lost(flow) {
-                remove_if(maps, arrives, |_, flow| Ok(is_lost(flow)))?;
+            if fate(flow) != Fate::Stays {
+                settle(maps, arrives, |_, flow| Ok(fate(flow)))?;
             }
         }
     }
@@ -93,27 +106,27 @@ fn keeps(services: &Services, service: ServiceId, (address, port): (Address, u16
     services.keeps(service, (address.ip(), port))
 }
 
-/// Removes what is found under a key, if it is still what should go: a client that uses its port again may have opened
-/// another flow there since it was looked at.
-fn remove_if(
-    maps: &mut Maps,
-    arrives: &Tuple,
-    should_go: impl Fn(&Maps, &Flow) -> Result<bool>,
-) -> Result<bool> {
+/// Decides over what is under a key now: a client that uses its port again may have opened another flow there since it
+/// was looked at.
+fn settle(maps: &mut Maps, arrives: &Tuple, fate: impl Fn(&Maps, &Flow) -> Result<Fate>) -> Result<Fate> {
     match get(maps, arrives)? {
-        Some(flow) if should_go(maps, &flow)? => {}
-        _ => return Ok(false),
+        Some(flow) if fate(maps, &flow)? != Fate::Stays => {}
+        _ => return Ok(Fate::Stays),
     }
     let taken = sys::take::<Tuple, Flow>(maps.conntrack.map().fd().as_fd(), arrives)
         .map_err(|error| failed("remove from", MapError::from(error)))?;
-    let Some(taken) = taken else { return Ok(false) };
-    if should_go(maps, &taken)? {
-        return Ok(true);
+    let Some(mut taken) = taken else { return Ok(Fate::Stays) };
+    let fate = fate(maps, &taken)?;
+    match fate {
+        Fate::Goes => return Ok(fate),
+        Fate::Becomes(state) => taken.set_state(state),
+        // Another flow's, since the very instant between.
+        Fate::Stays => {}
     }
-    // In the very instant between. Unless its next packet has already opened it anew, it is to find itself.
+    // Unless the next packet has opened it anew already, it is to find the flow.
     match maps.conntrack.insert(arrives, taken, BPF_NOEXIST) {
-        Ok(()) => Ok(false),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Ok(()) => Ok(fate),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => Ok(fate),
         Err(source) => Err(failed("write to", source)),
     }
 }

@@ -89,6 +89,23 @@ fn a_connection_without_answer_leaves_a_backend_that_is_gone() {
     assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, syn)));
 }
 
+#[test]
+fn a_connection_goes_on_to_a_backend_that_is_gone_but_does_not_begin_there() {
+    if !is_ready() {
+        return;
+    }
+    let mut bench = Bench::new();
+    bench.serve(POD);
+    let (client, port) = ((CLIENT, 40000), (NODE, 30080));
+    bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    bench.pod_sends(&tcp(OUT_OF_POD, (POD, 8080), client, 64, syn_ack));
+    bench.serve(SECOND_POD);
+    let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, ack));
+    assert_eq!(outcome, (REDIRECT, tcp(INTO_POD, client, (POD, 8080), 63, ack)));
+    let outcome = bench.uplink_brings(&tcp(FROM_OUTSIDE, client, port, 64, syn));
+    assert_eq!(outcome, (REDIRECT, tcp(INTO_SECOND_POD, client, (SECOND_POD, 8080), 63, syn)));
+}
+
 /// The map of flows, opened once more.
 fn flows(bench: &Bench) -> HashMap<MapData, Tuple, Flow> {
     let pin = MapData::from_pin(bench.config.bpffs.join("CONNTRACK")).unwrap();
