@@ -6,7 +6,7 @@ use weir_proto::Resource;
 use weir_proto::authentication::v1::{
     BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus,
 };
-use weir_proto::core::v1::{Node, Pod, Secret, ServiceAccount};
+use weir_proto::core::v1::{Node, Pod, PodSpec, Secret, ServiceAccount};
 use weir_proto::meta::v1::Time;
 use weir_proto::status::ApiError;
 
@@ -51,7 +51,7 @@ impl Registry {
             ..Private::default()
         };
         match &spec.bound_object_ref {
-            Some(bound) => self.bind_token(context, target, bound, &mut private).await?,
+            Some(bound) => self.bind_token(context, target, bound, &spec.audiences, &mut private).await?,
             None if context.user.node_name().is_some() => {
                 let reason = "a node may only request tokens that are bound to a pod of its own";
                 return Err(forbidden(target.kind, &target.name, reason));
@@ -93,6 +93,7 @@ impl Registry {
         context: &Context,
         target: &Target,
         bound: &BoundObjectReference,
+        audiences: &[String],
         private: &mut Private,
     ) -> Result<(), ApiError> {
         let account = &target.name;
@@ -114,6 +115,10 @@ impl Registry {
                 if node_asks.is_some_and(|asking| bound.uid.is_empty() || node != asking) {
                     let reason = "a node may only request tokens for pods that are bound to it, by their uid";
                     return Err(forbidden(target.kind, account, reason));
+                }
+                if node_asks.is_some() {
+                    check_audiences(audiences, spec)
+                        .map_err(|reason| forbidden(target.kind, account, &reason))?;
                 }
                 private.pod = Some(reference(&bound.name, &found.object.meta().uid));
                 if !node.is_empty() {
@@ -187,6 +192,24 @@ fn validate(spec: &TokenRequestSpec, account: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::invalid(TokenRequest::KIND, account, errors.into_causes()))
+}
+
+/// A node that is not what it should be gets no tokens for services that none of its pods speak to: the audience that it
+/// asks for is one that a volume of the pod shows. A volume that names none means this API.
+fn check_audiences(asked: &[String], spec: Option<&PodSpec>) -> Result<(), String> {
+    let [asked] = asked else {
+        return Err("a node may only request a token for one audience".to_owned());
+    };
+    let projected =
+        spec.into_iter().flat_map(|spec| &spec.volumes).filter_map(|volume| volume.projected.as_ref());
+    let shown = projected
+        .flat_map(|projected| &projected.sources)
+        .filter_map(|source| source.service_account_token.as_ref())
+        .map(|token| if token.audience.is_empty() { ISSUER } else { &token.audience });
+    match shown.into_iter().any(|shown| shown == asked) {
+        true => Ok(()),
+        false => Err(format!("audience {asked:?} not found in pod spec volume")),
+    }
 }
 
 /// What a token's life may be, here and in projected volumes.

@@ -320,14 +320,25 @@ async fn a_node_gets_tokens_for_its_own_pods_alone() {
         pod.spec_mut().node_name = node.to_owned();
         admin.create(&pod).await.unwrap();
     }
-    let ask = async |bound: Value| {
+    for (name, audience) in [("vault", "vault"), ("plain", "")] {
+        let volume = json!({"name": "token", "projected": {"sources": [
+            {"serviceAccountToken": {"audience": audience, "path": "token"}},
+        ]}});
+        let mut pod = pod(name);
+        pod.spec_mut().node_name = "n1".to_owned();
+        pod.spec_mut().automount_service_account_token = Some(audience.is_empty());
+        pod.spec_mut().volumes = vec![serde_json::from_value(volume).unwrap()];
+        admin.create(&pod).await.unwrap();
+    }
+    let ask_for = async |bound: Value, audiences: &[&str]| {
         let request = http::Request::post(format!("{ACCOUNTS}/default/token"))
             .header("content-type", "application/json")
-            .body(Body::from(json!({"spec": {"boundObjectRef": bound}}).to_string()))
+            .body(Body::from(json!({"spec": {"boundObjectRef": bound, "audiences": audiences}}).to_string()))
             .unwrap();
         let node = cluster.server.in_process(User::node("n1"));
         node.oneshot(request).await.unwrap().status().as_u16()
     };
+    let ask = async |bound: Value| ask_for(bound, &[]).await;
     let of = async |name: &str| admin.get::<Pod>("default", name).await.unwrap().meta().uid.clone();
     assert_eq!(ask(json!({"kind": "Pod", "name": "mine", "uid": of("mine").await})).await, 201);
     assert_eq!(ask(json!({"kind": "Pod", "name": "mine"})).await, 403, "without the uid");
@@ -336,6 +347,23 @@ async fn a_node_gets_tokens_for_its_own_pods_alone() {
     assert_eq!(ask(json!({"kind": "Pod", "name": "waiting", "uid": of("waiting").await})).await, 403);
     assert_eq!(ask(json!({"kind": "Node", "name": "n1"})).await, 403);
     assert_eq!(ask(Value::Null).await, 403, "bound to nothing");
+
+    // And of those, for audiences that a volume of the pod names.
+    let own = "https://kubernetes.default.svc.cluster.local";
+    let cases: [(&str, &[&str], u16); 8] = [
+        ("mine", &[own], 201),
+        ("plain", &[], 201),
+        ("mine", &["vault"], 403),
+        ("mine", &[own, "vault"], 403),
+        ("vault", &["vault"], 201),
+        ("vault", &["bank"], 403),
+        ("vault", &["vault", "bank"], 403),
+        ("vault", &[], 403),
+    ];
+    for (name, audiences, expected) in cases {
+        let bound = json!({"kind": "Pod", "name": name, "uid": of(name).await});
+        assert_eq!(ask_for(bound, audiences).await, expected, "{name} {audiences:?}");
+    }
 }
 
 #[tokio::test]

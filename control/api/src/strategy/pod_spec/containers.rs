@@ -58,7 +58,7 @@ pub(super) fn validate_container(
     let policies = ["File", "FallbackToLogsOnError"];
     errors.one_of(&path.child("terminationMessagePolicy"), &container.termination_message_policy, &policies);
     validate_ports(&container.ports, &path.child("ports"), errors);
-    environment::validate(container, path, errors);
+    environment::validate(spec, container, path, errors);
     validate_mounts(container, volumes, path, errors);
     if let Some(requirements) = &container.resources {
         resources::validate(requirements, &path.child("resources"), errors);

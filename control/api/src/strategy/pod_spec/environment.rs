@@ -1,8 +1,9 @@
 //! Environment variables and where their values come from.
 
-use weir_proto::core::v1::{Container, EnvVar, EnvVarSource, PodSpec};
+use weir_proto::core::v1::{Container, EnvVar, EnvVarSource, FileKeySelector, PodSpec};
 
 use super::References;
+use super::volumes::validate_file_path;
 use crate::validation::{Errors, Path, names};
 
 const FIELDS: [&str; 9] = [
@@ -25,10 +26,10 @@ const RESOURCES: [&str; 6] = [
     "requests.memory",
 ];
 
-pub(super) fn validate(container: &Container, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn validate(spec: &PodSpec, container: &Container, path: &Path<'_>, errors: &mut Errors) {
     let at_env = path.child("env");
     for (index, variable) in container.env.iter().enumerate() {
-        validate_variable(variable, &at_env.index(index), errors);
+        validate_variable(spec, variable, &at_env.index(index), errors);
     }
     let at_from = path.child("envFrom");
     for (index, source) in container.env_from.iter().enumerate() {
@@ -47,7 +48,7 @@ pub(super) fn validate(container: &Container, path: &Path<'_>, errors: &mut Erro
     }
 }
 
-fn validate_variable(variable: &EnvVar, path: &Path<'_>, errors: &mut Errors) {
+fn validate_variable(spec: &PodSpec, variable: &EnvVar, path: &Path<'_>, errors: &mut Errors) {
     if variable.name.is_empty() {
         errors.required(&path.child("name"), "");
     } else {
@@ -58,10 +59,10 @@ fn validate_variable(variable: &EnvVar, path: &Path<'_>, errors: &mut Errors) {
     if !variable.value.is_empty() {
         errors.invalid(&path, "", "may not be specified when `value` is not empty");
     }
-    validate_source(source, &path, errors);
+    validate_source(spec, source, &path, errors);
 }
 
-fn validate_source(source: &EnvVarSource, path: &Path<'_>, errors: &mut Errors) {
+fn validate_source(spec: &PodSpec, source: &EnvVarSource, path: &Path<'_>, errors: &mut Errors) {
     let set = [
         source.field_ref.is_some(),
         source.resource_field_ref.is_some(),
@@ -71,8 +72,8 @@ fn validate_source(source: &EnvVarSource, path: &Path<'_>, errors: &mut Errors) 
     ];
     match set.into_iter().filter(|set| *set).count() {
         0 => {
-            let detail =
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+            let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
+                          `fileKeyRef`";
             errors.invalid(path, "", detail);
         }
         1 => {}
@@ -91,6 +92,31 @@ fn validate_source(source: &EnvVarSource, path: &Path<'_>, errors: &mut Errors) 
     if let Some(key) = &source.secret_key_ref {
         validate_reference("secretKeyRef", &key.name, path, errors);
         validate_key(&key.key, &path.child("secretKeyRef.key"), errors);
+    }
+    if let Some(file) = &source.file_key_ref {
+        validate_file_key(spec, file, &path.child("fileKeyRef"), errors);
+    }
+}
+
+/// The file is one that another container of the pod writes: into a volume that lives and ends with it.
+fn validate_file_key(spec: &PodSpec, file: &FileKeySelector, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("key");
+    if file.key.is_empty() {
+        errors.required(&at, "");
+    } else {
+        errors.syntax(&at, &file.key, names::environment_variable(&file.key));
+    }
+    validate_file_path(&file.path, &path.child("path"), errors);
+    let at = path.child("volumeName");
+    if file.volume_name.is_empty() {
+        return errors.required(&at, "");
+    }
+    match spec.volumes.iter().find(|volume| volume.name == file.volume_name) {
+        None => errors.not_found(&at, &file.volume_name),
+        Some(volume) if volume.empty_dir.is_none() => {
+            errors.invalid(&at, &file.volume_name, "referenced volume must be of type emptyDir");
+        }
+        Some(_) => {}
     }
 }
 
@@ -141,6 +167,48 @@ pub(super) fn references(spec: &PodSpec, found: &mut References) {
         for source in env.iter().filter_map(|variable| variable.value_from.as_ref()) {
             found.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
             found.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_proto::core::v1::Volume;
+
+    use super::*;
+
+    #[test]
+    fn a_variable_from_a_file_names_an_empty_dir_of_the_pod_a_path_inside_and_a_variable() {
+        let volume = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
+        let shared = Volume { empty_dir: Some(Default::default()), ..volume("shared") };
+        let spec = PodSpec { volumes: vec![shared, volume("other")], ..PodSpec::default() };
+        let cases = [
+            ("shared", "config.env", "NAME", ""),
+            ("", "config.env", "NAME", "valueFrom.fileKeyRef.volumeName"),
+            ("none", "config.env", "NAME", "valueFrom.fileKeyRef.volumeName"),
+            ("other", "config.env", "NAME", "valueFrom.fileKeyRef.volumeName"),
+            ("shared", "", "NAME", "valueFrom.fileKeyRef.path"),
+            ("shared", "/config.env", "NAME", "valueFrom.fileKeyRef.path"),
+            ("shared", "a/../../b", "NAME", "valueFrom.fileKeyRef.path"),
+            ("shared", "..data", "NAME", "valueFrom.fileKeyRef.path"),
+            ("shared", "config.env", "", "valueFrom.fileKeyRef.key"),
+            ("shared", "config.env", "A=B", "valueFrom.fileKeyRef.key"),
+        ];
+        for (volume_name, path, key, expected) in cases {
+            let file = FileKeySelector {
+                volume_name: volume_name.to_owned(),
+                path: path.to_owned(),
+                key: key.to_owned(),
+                optional: None,
+            };
+            let source = EnvVarSource { file_key_ref: Some(file), ..EnvVarSource::default() };
+            let variable = EnvVar { name: "A".to_owned(), value_from: Some(source), ..EnvVar::default() };
+            let mut errors = Errors::default();
+            validate_variable(&spec, &variable, &Path::root("env"), &mut errors);
+            let fields: Vec<_> = errors.into_causes().into_iter().map(|cause| cause.field).collect();
+            let expected: Vec<_> = Some(expected).filter(|field| !field.is_empty()).into_iter().collect();
+            let fields: Vec<_> = fields.iter().filter_map(|field| field.strip_prefix("env.")).collect();
+            assert_eq!(fields, expected, "{volume_name:?} {path:?} {key:?}");
         }
     }
 }

@@ -170,7 +170,7 @@ fn validate_items(items: &[KeyToPath], path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// The names beginning with dots are those that files are laid out with.
-fn validate_file_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn validate_file_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
     if value.is_empty() {
         errors.required(path, "");
         return;
