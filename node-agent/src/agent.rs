@@ -256,6 +256,7 @@ async fn open(
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            hostname: Machine::host_name(),
         },
         seccomp_dir: config.state_dir.join("seccomp"),
         rules: pods::Rules { unsafe_sysctls: config.allowed_unsafe_sysctls.clone() },

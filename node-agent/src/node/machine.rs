@@ -40,6 +40,11 @@ impl Machine {
         machine
     }
 
+    /// Its own name, as programs on it see it.
+    pub fn host_name() -> String {
+        uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Tasks there are, and may be.
     pub fn tasks() -> (u64, u64) {
         let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();

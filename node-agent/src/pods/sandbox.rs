@@ -17,6 +17,8 @@ pub struct Names {
     pub resolv_conf: String,
     /// The node's `/etc/hosts`, for pods in its network.
     pub hosts: String,
+    /// The node's host name, for the same.
+    pub hostname: String,
 }
 
 /// `addresses` is empty for a pod in the node's network, whose files are the node's.
@@ -27,7 +29,7 @@ pub(super) fn spec(pod: &Pod, addresses: &[IpAddr], names: &Names) -> SandboxSpe
         uid: meta.uid.clone(),
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
-        hostname: hostname(pod),
+        hostname: if spec.host_network { names.hostname.clone() } else { hostname(pod) },
         host_network: spec.host_network,
         host_ipc: spec.host_ipc,
         host_pid: spec.host_pid,
@@ -93,6 +95,7 @@ pub(super) mod tests {
             cluster_dns: dns.iter().map(|octets| (*octets).into()).collect(),
             cluster_domain: "cluster.local".to_owned(),
             hosts: "192.0.2.7\tnode\n".to_owned(),
+            hostname: "machine".to_owned(),
             resolv_conf: "# x\nnameserver 192.0.2.1\nsearch example.org\noptions rotate\n".to_owned(),
         }
     }
@@ -125,6 +128,7 @@ pub(super) mod tests {
         );
         assert_eq!(spec.hostname, "web-0");
         pod.spec_mut().host_network = true;
+        assert_eq!(super::spec(&pod, &[], &names(&[])).hostname, "machine", "whatever the pod says");
         assert_eq!(
             hosts(&pod, &[], &names(&[])),
             "# Kubernetes-managed hosts file (host network).\n192.0.2.7\tnode\n\n# Entries added by HostAliases.\n\
