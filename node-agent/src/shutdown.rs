@@ -22,7 +22,7 @@ use weir_runtime::{ContainerState, Runtime};
 
 use crate::node::Readiness;
 use crate::pods::mirror;
-use crate::pods::{Ending, Endings};
+use crate::pods::{Ending, Endings, own_grace};
 use crate::static_pods::Wanted;
 
 /// Priorities from here on belong to the last group.
@@ -59,8 +59,7 @@ fn groups<'a>(pods: impl Iterator<Item = &'a Pod>, grace: Duration, critical_gra
     for pod in pods {
         let critical = pod.spec().priority.is_some_and(|priority| priority >= CRITICAL);
         let group = &mut groups[usize::from(critical)];
-        let own = pod.spec().termination_grace_period_seconds.and_then(|own| u64::try_from(own).ok());
-        let own = Duration::from_secs(own.unwrap_or(30)).min(group.grace);
+        let own = own_grace(pod).min(group.grace);
         group.pods.push((pod.meta().uid.clone(), own));
     }
     groups

@@ -22,5 +22,6 @@ pub mod machine;
 pub mod netns;
 pub mod packet;
 pub mod require;
+pub mod scrape;
 pub mod topology;
 pub mod wait;

@@ -2,7 +2,6 @@
 
 #![expect(clippy::print_stdout, reason = "counts and times are what these tests are read for")]
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, PATIENCE, items};
 use weir_tests::load::{Load, Rate};
+use weir_tests::scrape::agent_count;
 use weir_tests::{require, wait};
 use xtask::cluster::{self, Store};
 
@@ -273,26 +273,6 @@ fn deaths_of_agent_and_control_plane_in_the_middle_of_a_pods_end_lose_nothing() 
     Ok(())
 }
 
-/// The agent's own count, from its `/metrics`.
 fn unacknowledged(cluster: &Cluster, node: &str) -> Result<u64> {
-    let file = |name: &str, field: &str| -> Result<std::path::PathBuf> {
-        let output = format!("-o=jsonpath={{{field}}}");
-        let encoded = cluster.weir(&["config", "view", "--raw", &output])?;
-        let path = cluster.layout.directory.join(name);
-        let decoded = Command::new("sh")
-            .args(["-c", "printf %s \"$0\" | base64 -d > \"$1\"", encoded.trim()])
-            .arg(&path)
-            .status()?;
-        ensure!(decoded.success(), "cannot decode {field}");
-        Ok(path)
-    };
-    let mut curl = cluster.command_in("hub", std::path::Path::new("/usr/bin/curl"))?;
-    curl.args(["--silent", "--show-error", "--fail", "--insecure", "--cert"]);
-    curl.arg(file("client.crt", ".users[0].user.client-certificate-data")?).arg("--key");
-    curl.arg(file("client.key", ".users[0].user.client-key-data")?);
-    curl.arg(format!("https://{}:10250/metrics", cluster.layout.address_of(node)));
-    let text = xtask::shell::output(&mut curl)?;
-    let line = text.lines().find(|line| line.starts_with("weir_pod_end_unacknowledged_total "));
-    // A count that nothing was added to is not there.
-    Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0))
+    agent_count(cluster, node, "weir_pod_end_unacknowledged_total")
 }

@@ -3,6 +3,10 @@
 use weir_proto::core::v1::{Pod, PodCondition};
 use weir_proto::meta::v1::Time;
 
+/// Put on a pod that is to end, with its deletion timestamp or by its node, where clients may still be sent to it. Agents
+/// and the API server know it by this name.
+pub(crate) const NO_NEW_FLOWS: &str = "weir.dev/NoNewFlows";
+
 pub(crate) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     pod.status().conditions.iter().find(|condition| condition.r#type == kind)
 }
@@ -32,6 +36,11 @@ pub(crate) fn is_terminal(pod: &Pod) -> bool {
 
 pub(crate) fn is_terminating(pod: &Pod) -> bool {
     pod.meta().deletion_timestamp.is_some()
+}
+
+/// Is to end, because it was deleted or because its node ends it.
+pub(crate) fn is_leaving(pod: &Pod) -> bool {
+    is_terminating(pod) || condition(pod, NO_NEW_FLOWS).is_some()
 }
 
 /// Runs or is about to.

@@ -123,11 +123,15 @@ impl Eviction {
         let gather = move || measure.candidates(&pods, signal);
         let Ok(candidates) = tokio::task::spawn_blocking(gather).await else { return false };
         let Some(victim) = rank::victim(candidates, signal) else { return false };
-        let grace = match threshold.is_hard() {
-            true => AT_ONCE,
-            false => self.soft_grace(&victim.uid),
+        let message = message(threshold, &seen, &victim);
+        let (grace, ending) = match threshold.is_hard() {
+            // There is no time to lose: not even the dataplane is waited for.
+            true => (AT_ONCE, Ending::at_once("Evicted", message, AT_ONCE)),
+            false => {
+                let grace = self.soft_grace(&victim.uid);
+                (grace, Ending::of_running("Evicted", message, grace))
+            }
         };
-        let ending = Ending::of_running("Evicted", message(threshold, &seen, &victim), grace);
         if !self.endings.order(&victim.uid, ending) {
             return false;
         }

@@ -129,6 +129,74 @@ fn sidecars_go_after_the_containers_and_in_turn() {
     assert_eq!(stopped(&plan(Some(&pod), &late, at(30_000))), ["side1", "side2"]);
 }
 
+/// Of this node's own accord, from NOW on; `word` is what the API says.
+fn ended(grace: i64, word: Option<&str>) -> (Pod, Ending) {
+    let mut pod = deleted(grace, word);
+    pod.meta_mut().deletion_timestamp = None;
+    pod.meta_mut().deletion_grace_period_seconds = None;
+    pod.status_mut().pod_ip = "10.32.0.7".to_owned();
+    let grace = std::time::Duration::from_secs(grace.unsigned_abs());
+    let ending = Ending::of_running("Terminated", "", grace);
+    let waits_since = ending.waits_since.map(|_| at(0));
+    (pod, Ending { waits_since, deadline: later(at(0), grace.try_into().expect("a duration")), ..ending })
+}
+
+#[test]
+fn a_pod_that_its_node_ends_is_marked_and_left_alone_until_the_word_or_the_limit() {
+    let (pod, ending) = ended(30, None);
+    let seen = Observed { ending: Some(ending), ..running(&["a"], limited(10)) };
+    // Whether the question has reached the API or not.
+    assert_eq!(question(&pod, &seen).map(|word| word.status), Some("False".to_owned()));
+    let asked = ended(30, Some("False")).0;
+    assert_eq!(question(&asked, &seen), None);
+    for pod in [&pod, &asked] {
+        assert_eq!(plan(Some(pod), &seen, at(0)), Plan { steps: vec![], wake: Some(at(10_000)) });
+        assert_eq!(stopped(&plan(Some(pod), &seen, at(10_000))), ["a"]);
+    }
+    let (answered, _) = ended(30, Some("True"));
+    let quiet = Observed { hold: Hold { quiet_since: Some(at(500)), ..limited(10) }, ..seen };
+    assert_eq!(plan(Some(&answered), &quiet, at(500)).wake, Some(at(600)));
+    assert_eq!(stopped(&plan(Some(&answered), &quiet, at(600))), ["a"]);
+}
+
+#[test]
+fn ends_without_time_and_pods_without_an_address_or_a_container_wait_for_nobody() {
+    let (pod, ending) = ended(30, None);
+    let waiting = Observed { ending: Some(ending.clone()), ..running(&["a"], limited(10)) };
+    let mut unknown = pod.clone();
+    unknown.status_mut().pod_ip.clear();
+    let at_once =
+        Observed { ending: Some(Ending { waits_since: None, ..ending.clone() }), ..waiting.clone() };
+    let (_, graceless) = ended(0, None);
+    let graceless = Observed { ending: Some(graceless), ..waiting.clone() };
+    for (pod, seen) in [(&unknown, &waiting), (&pod, &at_once), (&pod, &graceless)] {
+        assert_eq!(question(pod, seen), None);
+        assert_eq!(stopped(&plan(Some(pod), seen, at(0))), ["a"]);
+    }
+    let dead = Observed { ending: Some(ending), ..running(&[], limited(10)) };
+    assert_eq!(question(&pod, &dead), None);
+    assert_eq!(plan(Some(&pod), &dead, at(0)).wake, None);
+}
+
+#[test]
+fn a_node_that_shuts_down_is_less_patient_with_a_pod_that_was_deleted_before() {
+    let pod = deleted(600, Some("False"));
+    let (_, ending) = ended(4, None);
+    let seen = Observed { ending: Some(ending), ..running(&["a"], limited(10)) };
+    assert_eq!(plan(Some(&pod), &seen, at(0)).wake, Some(at(2_000)));
+    let late = plan(Some(&pod), &seen, at(2_000));
+    assert!(matches!(late.steps[..], [Step::Stop { deadline, .. }] if deadline == at(4_000)), "{late:?}");
+}
+
+#[test]
+fn a_static_pod_hears_by_its_mirror() {
+    let mut said = ended(30, Some("False")).0.status().clone();
+    hear(&mut said, ended(30, None).0.status());
+    assert_eq!(said.conditions[0].status, "False");
+    hear(&mut said, ended(30, Some("True")).0.status());
+    assert_eq!(said.conditions[0].status, "True");
+}
+
 proptest! {
     #[test]
     fn no_wait_outlasts_its_limit_and_no_sidecar_goes_before_a_container(

@@ -15,12 +15,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use weir_client::Severity;
 use weir_proto::core::v1::Pod;
 
+use super::phase;
 use super::worker::Worker;
 
 /// In the pod's directory, where no container has this name.
 const FILE: &str = ".ending";
+const OVERDUE: &str = "DeadlineExceeded";
 
 /// Why the node ended a pod, and how long its containers have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,22 +33,38 @@ pub struct Ending {
     pub message: String,
     /// When containers that still run are killed.
     pub deadline: Timestamp,
+    /// Since when nodes are waited for to turn away from the pod, before its containers are told to end; None where
+    /// nobody is waited for.
+    pub waits_since: Option<Timestamp>,
     /// Whether the pod was at work, and so gets the condition DisruptionTarget.
     pub disruption: bool,
 }
 
 impl Ending {
-    /// Of a pod that may have been running; `grace` from now.
+    /// Of a pod that may have been running; `grace` from now, in part of which the nodes turn away from it.
     pub fn of_running(reason: &str, message: impl Into<String>, grace: Duration) -> Self {
+        let waits_since = (!grace.is_zero()).then(Timestamp::now);
+        Self { waits_since, ..Self::at_once(reason, message, grace) }
+    }
+
+    /// The same, but the containers are told at once: what the pod holds is needed.
+    pub fn at_once(reason: &str, message: impl Into<String>, grace: Duration) -> Self {
         let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
         let deadline = Timestamp::now().checked_add(grace).unwrap_or(Timestamp::MAX);
-        Self { reason: reason.to_owned(), message: message.into(), deadline, disruption: true }
+        let (reason, message) = (reason.to_owned(), message.into());
+        Self { reason, message, deadline, waits_since: None, disruption: true }
+    }
+
+    /// Of a pod whose `activeDeadlineSeconds` are over.
+    pub(super) fn overdue(pod: &Pod) -> Self {
+        let message = "Pod was active on the node longer than the specified deadline";
+        Self { disruption: false, ..Self::of_running(OVERDUE, message, own_grace(pod)) }
     }
 
     /// Of a pod that is not let in.
     pub fn refusal(reason: &str, message: &str) -> Self {
         let message = format!("Pod was rejected: {message}");
-        Self { reason: reason.to_owned(), message, deadline: Timestamp::now(), disruption: false }
+        Self { disruption: false, ..Self::at_once(reason, message, Duration::ZERO) }
     }
 
     fn save(&self, pod_dir: &Path) -> std::io::Result<()> {
@@ -53,6 +72,7 @@ impl Ending {
             "reason": self.reason,
             "message": self.message,
             "deadline": self.deadline.as_second(),
+            "waitsSince": self.waits_since.map(Timestamp::as_millisecond),
             "disruption": self.disruption,
         });
         fs::create_dir_all(pod_dir)?;
@@ -68,6 +88,7 @@ impl Ending {
             reason: text("reason")?,
             message: text("message")?,
             deadline: Timestamp::from_second(value["deadline"].as_i64()?).ok()?,
+            waits_since: value["waitsSince"].as_i64().and_then(|at| Timestamp::from_millisecond(at).ok()),
             disruption: value["disruption"].as_bool()?,
         })
     }
@@ -103,6 +124,7 @@ impl Worker {
     pub(super) fn evict(&mut self, pod: &Pod, ending: Ending) {
         if let Some(present) = &mut self.memory.ending {
             present.deadline = present.deadline.min(ending.deadline);
+            present.waits_since = present.waits_since.filter(|_| ending.waits_since.is_some());
             return;
         }
         tracing::info!(
@@ -122,8 +144,21 @@ impl Worker {
                 tracing::warn!(uid = self.uid, error, "cannot note down that a pod ended");
             }
         }
-        self.warn(pod, "", &ending.reason, ending.message.clone());
+        let severity = if ending.reason == OVERDUE { Severity::Normal } else { Severity::Warning };
+        self.context.recorder.tell(self.about(pod, ""), severity, &ending.reason, ending.message.clone());
         self.memory.ending = Some(ending);
+    }
+
+    /// Ends a pod whose `activeDeadlineSeconds` are over.
+    pub(super) fn end_overdue(&mut self, pod: Option<&Pod>) {
+        let Some(pod) = pod.filter(|pod| pod.meta().deletion_timestamp.is_none()) else { return };
+        let over = phase::deadline(pod).is_some_and(|deadline| deadline <= Timestamp::now());
+        if over
+            && self.memory.ending.is_none()
+            && !matches!(pod.status().phase.as_str(), "Succeeded" | "Failed")
+        {
+            self.evict(pod, Ending::overdue(pod));
+        }
     }
 
     /// Takes up what was ordered since the last round.
@@ -133,6 +168,12 @@ impl Worker {
             self.evict(pod, ending);
         }
     }
+}
+
+/// What the pod itself asks for.
+pub fn own_grace(pod: &Pod) -> Duration {
+    let own = pod.spec().termination_grace_period_seconds.and_then(|own| u64::try_from(own).ok());
+    Duration::from_secs(own.unwrap_or(30))
 }
 
 #[cfg(test)]
@@ -149,7 +190,10 @@ mod tests {
             ..Ending::of_running("Evicted", "The node was low on resource: memory. ", Duration::ZERO)
         };
         ending.save(dir.path()).expect("saved");
-        assert_eq!(Ending::load(dir.path()), Some(ending));
+        assert_eq!(Ending::load(dir.path()), Some(ending.clone()));
+        let waiting = Ending { waits_since: Timestamp::from_millisecond(999_001).ok(), ..ending };
+        waiting.save(dir.path()).expect("saved");
+        assert_eq!(Ending::load(dir.path()), Some(waiting));
         fs::write(dir.path().join(FILE), "{\"reason\": \"Ev").expect("written");
         assert_eq!(Ending::load(dir.path()), None);
     }

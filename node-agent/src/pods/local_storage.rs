@@ -42,7 +42,7 @@ pub(super) async fn watch(context: Arc<Context>, pods: Informer<Pod>) {
                 continue;
             };
             if let Some(message) = excess(&pod, &usage) {
-                let ending = Ending::of_running("Evicted", message, GRACE);
+                let ending = Ending::at_once("Evicted", message, GRACE);
                 context.endings.order(&pod.meta().uid, ending);
             }
         }

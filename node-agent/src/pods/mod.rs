@@ -60,7 +60,7 @@ use weir_proto::core::v1::{Node, Pod};
 use weir_runtime::{Runtime, Sandbox};
 
 pub use admission::Rules;
-pub use eviction::{Ending, Endings};
+pub use eviction::{Ending, Endings, own_grace};
 pub use feeds::Feeds;
 pub use sandbox::Names;
 pub use services::Services;

@@ -8,7 +8,9 @@ use super::observed::{Observed, exit, is_sidecar, runs_again};
 /// Whether the pod's work goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// `deadline`: when `activeDeadlineSeconds` are over.
+    /// `deadline`: when `activeDeadlineSeconds` are over, and the worker gives the pod an end ([`Ending::overdue`]).
+    ///
+    /// [`Ending::overdue`]: super::eviction::Ending::overdue
     Runs {
         deadline: Option<Timestamp>,
     },
@@ -20,7 +22,7 @@ pub(super) enum Verdict {
 }
 
 /// A pod that has ended stays ended, whatever is left of it here.
-pub(super) fn verdict(pod: &Pod, seen: &Observed, now: Timestamp) -> Verdict {
+pub(super) fn verdict(pod: &Pod, seen: &Observed) -> Verdict {
     let status = pod.status();
     match status.phase.as_str() {
         "Succeeded" => return Verdict::Succeeded,
@@ -33,10 +35,6 @@ pub(super) fn verdict(pod: &Pod, seen: &Observed, now: Timestamp) -> Verdict {
         return Verdict::Failed { reason: ending.reason.clone(), message: ending.message.clone() };
     }
     let deadline = deadline(pod);
-    if deadline.is_some_and(|deadline| deadline <= now) {
-        let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        return Verdict::Failed { reason: "DeadlineExceeded".to_owned(), message };
-    }
     let failed_init = pod.spec().init_containers.iter().find(|container| {
         let last = seen.latest(&container.name).and_then(exit);
         last.is_some_and(|exit| exit.code != 0 && !runs_again(pod, container, true, exit))
@@ -96,7 +94,7 @@ pub(super) fn phase(pod: &Pod, seen: &Observed, verdict: &Verdict) -> &'static s
     if all_begun { "Running" } else { "Pending" }
 }
 
-fn deadline(pod: &Pod) -> Option<Timestamp> {
+pub(super) fn deadline(pod: &Pod) -> Option<Timestamp> {
     let seconds = pod.spec().active_deadline_seconds?;
     let start = pod.status().start_time?;
     Timestamp::from_second(start.unix().saturating_add(seconds)).ok()

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use weir_proto::core::v1::{Container, Pod};
 use weir_runtime::{ContainerKey, ContainerState};
 
-use super::end::{end, stop, stop_all};
+use super::end::{end, held_until, stop, stop_all};
 use super::ephemeral;
 use super::observed::{Observed, exit, is_sidecar, runs_again};
 use super::phase::{self, Verdict};
@@ -75,15 +75,22 @@ pub(super) fn plan(pod: Option<&Pod>, seen: &Observed, now: Timestamp) -> Plan {
         None if seen.anything() => plan.steps.push(Step::TearDown),
         None => {}
         Some(pod) if pod.meta().deletion_timestamp.is_some() => end(pod, seen, now, &mut plan),
-        Some(pod) => match phase::verdict(pod, seen, now) {
+        Some(pod) => match phase::verdict(pod, seen) {
             Verdict::Runs { deadline } => {
                 if let Some(deadline) = deadline {
                     plan.look_again(deadline);
+                    if deadline <= now {
+                        return plan;
+                    }
                 }
                 run(pod, seen, now, &mut plan);
                 forget_old_runs(seen, &mut plan);
             }
             Verdict::Succeeded | Verdict::Failed { .. } => {
+                if let Some(until) = held_until(pod, seen, now) {
+                    plan.look_again(until);
+                    return plan;
+                }
                 let deadline = seen.ending.as_ref().map(|ending| ending.deadline);
                 stop_all(pod, seen, deadline.unwrap_or_else(|| grace_from(pod, now)), now, &mut plan);
                 if seen.alive().next().is_none() && seen.attached && !pod.spec().host_network {

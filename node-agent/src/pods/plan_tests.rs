@@ -5,6 +5,7 @@ use weir_proto::meta::v1::Time;
 use weir_runtime::{ContainerStatus, Exit, ExitReason};
 
 use super::*;
+use crate::pods::Ending;
 use crate::pods::observed::{Failure, Probed, crashes_after};
 
 const NOW: i64 = 1_000_000;
@@ -239,7 +240,11 @@ fn a_pod_beyond_its_deadline_is_stopped() {
     pod.status_mut().start_time = Some(Time::from_unix(NOW - 50));
     let seen = ready_made(&[("a", running())]);
     assert_eq!(plan(Some(&pod), &seen, at(NOW)), Plan { steps: vec![], wake: Some(at(NOW + 10)) });
-    assert!(matches!(plan(Some(&pod), &seen, at(NOW + 10)).steps[..], [Step::Stop { .. }]));
+    // Then the worker gives it its end, and nothing is started meanwhile.
+    let due = plan(Some(&pod), &ready_made(&[]), at(NOW + 10));
+    assert_eq!(due, Plan { steps: vec![], wake: Some(at(NOW + 10)) });
+    let overdue = Observed { ending: Some(Ending::overdue(&pod)), ..seen };
+    assert!(matches!(plan(Some(&pod), &overdue, at(NOW + 10)).steps[..], [Step::Stop { .. }]));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use weir_proto::core::v1::{Pod, PodStatus};
 use weir_proto::meta::v1::Time;
 use weir_proto::{Object, Resource};
 
+use super::end;
 use super::mirror::{is_static_uid, local_uid};
 use super::observed::Observed;
 use super::status::status;
@@ -137,10 +138,11 @@ impl Pods {
 impl Worker {
     /// The static pod with the status that was found last.
     pub(super) fn with_said(&self, pod: Arc<Pod>) -> Arc<Pod> {
-        match &self.said {
-            Some(said) => Arc::new(Pod { status: Some(said.clone()), ..Pod::clone(&pod) }),
-            None => pod,
+        let Some(mut said) = self.said.clone() else { return pod };
+        if let Some(mirror) = self.mirror.as_ref().and_then(|mirror| mirror.borrow().clone()) {
+            end::hear(&mut said, mirror.status());
         }
+        Arc::new(Pod { status: Some(said), ..Pod::clone(&pod) })
     }
 
     /// Keeps the status and shows it by the mirror, if there is one.

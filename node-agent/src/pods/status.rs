@@ -10,10 +10,10 @@ use weir_proto::core::v1::{
 use weir_proto::meta::v1::Time;
 use weir_runtime::{ContainerState, ContainerStatus, Exit};
 
-use super::ephemeral;
 use super::observed::{Observed, exit, is_sidecar, runs_again};
 use super::phase::{self, Verdict};
 use super::resources;
+use super::{end, ephemeral};
 
 /// The status to write. Fields of others (`nominatedNodeName`, foreign conditions) stay as they are in `pod`.
 pub(super) fn status(
@@ -23,7 +23,7 @@ pub(super) fn status(
     host: IpAddr,
     now: Timestamp,
 ) -> PodStatus {
-    let verdict = phase::verdict(pod, seen, now);
+    let verdict = phase::verdict(pod, seen);
     let time = Time::from_unix(now.as_second());
     let mut status = pod.status().clone();
     let phase = phase::phase(pod, seen, &verdict);
@@ -64,6 +64,9 @@ pub(super) fn status(
     }
     for condition in conditions(pod, seen, &verdict, &status.conditions) {
         set_condition(&mut status.conditions, condition, time);
+    }
+    if let Some(question) = end::question(pod, seen) {
+        set_condition(&mut status.conditions, question, time);
     }
     status
 }

@@ -207,6 +207,23 @@ fn a_pod_that_the_node_ends_says_why_once_its_last_container_has_ended() {
 }
 
 #[test]
+fn the_write_that_makes_an_ending_pod_unready_asks_whether_nodes_still_send_to_it() {
+    let mut pod = pod("Always");
+    pod.status_mut().pod_ip = "10.32.0.7".to_owned();
+    let ending = crate::pods::Ending::of_running("Terminated", "", std::time::Duration::from_secs(9));
+    let seen = Observed { ending: Some(ending), ..seen(&[("a", running()), ("b", running())]) };
+    let mut asked = of(&pod, &seen);
+    assert_eq!(condition(&asked, "Ready").0, "False");
+    assert_eq!(condition(&asked, "weir.dev/NoNewFlows").0, "False");
+    // The answer stays.
+    for condition in asked.conditions.iter_mut().filter(|word| word.r#type == "weir.dev/NoNewFlows") {
+        "True".clone_into(&mut condition.status);
+    }
+    pod.status = Some(asked);
+    assert_eq!(condition(&of(&pod, &seen), "weir.dev/NoNewFlows").0, "True");
+}
+
+#[test]
 fn readiness_waits_for_its_gates() {
     let mut pod = pod("Always");
     let gate = |name: &str| core::PodReadinessGate { condition_type: name.to_owned() };

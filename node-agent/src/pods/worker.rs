@@ -115,6 +115,7 @@ impl Worker {
         loop {
             let pod = self.present();
             self.take_ending(pod.as_deref());
+            self.end_overdue(pod.as_deref());
             self.admit(pod.as_deref());
             self.tend_probers(pod.as_deref());
             self.look_at_users();

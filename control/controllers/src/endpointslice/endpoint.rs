@@ -67,7 +67,7 @@ pub(super) fn endpoint(
     let mut addresses = listed.chain([status.pod_ip.as_str()]);
     let address = addresses.find(|address| Family::of(address) == Some(family))?;
 
-    let (serving, terminating) = (pods::is_ready(pod), pods::is_terminating(pod));
+    let (serving, terminating) = (pods::is_ready(pod), pods::is_leaving(pod));
     let ready = service.spec().publish_not_ready_addresses || (serving && !terminating);
     let spec = pod.spec();
     // A name of its own under the service's: `hostname.service`.

@@ -1,7 +1,7 @@
 //! Tells the nodes of pods that are to end when nobody sends these new connections any more.
 //!
-//! The API server marks a pod behind a service in the write that deletes it ([`plan::NO_NEW_FLOWS`]); its agent then
-//! waits with SIGTERM. Here it is seen that the pod's slices have turned away from it and that every node's kernel
+//! The API server marks a pod behind a service in the write that deletes it ([`plan::NO_NEW_FLOWS`]), an agent a pod that it
+//! ends by itself; the agent then waits with SIGTERM. Here it is seen that the pod's slices have turned away from it and that every node's kernel
 //! holds that revision, and the condition becomes True. Pods of no service are never marked and cost nothing.
 
 mod plan;

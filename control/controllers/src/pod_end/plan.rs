@@ -9,11 +9,9 @@ use weir_proto::discovery::v1::{Endpoint, EndpointSlice};
 use weir_proto::meta::v1::Time;
 use weir_proto::net::v1alpha1::DataplaneNode;
 
+pub(super) use crate::pods::NO_NEW_FLOWS;
 use crate::{endpointslice, pods};
 
-/// Put on a pod with its deletion timestamp, where it is behind a service. Agents and the API server know it by this
-/// name.
-pub(super) const NO_NEW_FLOWS: &str = "weir.dev/NoNewFlows";
 /// Nodes that a message names.
 const NAMED: usize = 3;
 /// When a pod has waited for so many seconds, people are told for whom.
@@ -31,7 +29,7 @@ pub(super) enum Needed {
 /// Whether the pod is to end and its node waits for our word.
 pub(super) fn is_awaited(pod: &Pod) -> bool {
     let waits = pods::condition(pod, NO_NEW_FLOWS).is_some_and(|condition| condition.status != "True");
-    waits && pods::is_terminating(pod) && !pods::is_terminal(pod)
+    waits && !pods::is_terminal(pod)
 }
 
 /// `services`: those that select the pod, each with the slices that the controllers made for it. (Slices of others are
@@ -123,12 +121,9 @@ pub(super) fn word(pod: &Pod, needed: &Needed, nodes: &[(String, i64)], now: Tim
         }
     };
     // In the normal course of things it is over before anybody could read it.
-    (is_late(pod, now) && before.message != message).then(|| PodCondition { message, ..before.clone() })
+    (is_late(before, now) && before.message != message).then(|| PodCondition { message, ..before.clone() })
 }
 
-fn is_late(pod: &Pod, now: Time) -> bool {
-    let meta = pod.meta();
-    let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
-    let since = |end: Time| now.unix().saturating_sub(end.unix().saturating_sub(grace));
-    meta.deletion_timestamp.is_some_and(|end| since(end) >= LATE)
+fn is_late(asked: &PodCondition, now: Time) -> bool {
+    asked.last_transition_time.is_some_and(|since| now.unix().saturating_sub(since.unix()) >= LATE)
 }

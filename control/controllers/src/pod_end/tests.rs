@@ -21,6 +21,7 @@ fn pod() -> Pod {
     pod.status_mut().conditions = vec![PodCondition {
         r#type: NO_NEW_FLOWS.to_owned(),
         status: "False".to_owned(),
+        last_transition_time: Some(Time::from_unix(DELETED)),
         ..PodCondition::default()
     }];
     pod
@@ -82,17 +83,18 @@ fn said(needed: &Needed, nodes: &[(&str, i64)], after: i64) -> Option<(String, S
 }
 
 #[test]
-fn only_marked_pods_that_are_to_end_and_have_not_ended_wait() {
+fn only_marked_pods_that_have_not_ended_wait() {
     assert!(is_awaited(&pod()));
+    let mut ended_by_its_node = pod();
+    ended_by_its_node.meta_mut().deletion_timestamp = None;
+    assert!(is_awaited(&ended_by_its_node));
     let mut ended = pod();
     ended.status_mut().phase = "Succeeded".to_owned();
     let mut released = pod();
     released.status_mut().conditions[0].status = "True".to_owned();
     let mut unmarked = pod();
     unmarked.status_mut().conditions.clear();
-    let mut alive = pod();
-    alive.meta_mut().deletion_timestamp = None;
-    for other in [ended, released, unmarked, alive] {
+    for other in [ended, released, unmarked] {
         assert!(!is_awaited(&other), "{other:?}");
     }
 }
