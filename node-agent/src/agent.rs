@@ -61,6 +61,10 @@ async fn live(
 ) -> anyhow::Result<()> {
     // Before anything that needs the control plane.
     let dns = dns::start(config, tasks, shutdown)?;
+    let cluster_dns = match &dns {
+        Some(dns) => dns.addresses(),
+        None => watch::channel(Some(config.cluster_dns.clone())).1,
+    };
     let policy = eviction_policy(config)?;
     let (ready, readiness) = watch::channel(Readiness::Starting);
     let (present_images, images) = watch::channel(Vec::new());
@@ -102,7 +106,7 @@ async fn live(
         pressures,
         shutting_down: Arc::default(),
     };
-    let context = Arc::new(open(config, &in_use, client.clone(), gate).await?);
+    let context = Arc::new(open(config, &in_use, client.clone(), gate, cluster_dns).await?);
     tasks.spawn(range.hold(in_use, node));
 
     let options = informer::Options::default().fields(format!("spec.nodeName={}", config.node_name));
@@ -214,6 +218,7 @@ async fn open(
     pod_cidr: &str,
     client: Client,
     gate: pods::Gate,
+    cluster_dns: dns::Addresses,
 ) -> anyhow::Result<pods::Context> {
     let uplink = weir_network::interface(&config.uplink).await.context("cannot find the uplink")?;
     weir_network::prepare_node().context("cannot prepare the node's network")?;
@@ -252,12 +257,14 @@ async fn open(
         node_ip: config.node_ip,
         allocatable,
         names: pods::Names {
-            cluster_dns: config.cluster_dns.clone(),
+            // Filled in where it is needed: it may be learned later.
+            cluster_dns: Vec::new(),
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
             hostname: Machine::host_name(),
         },
+        cluster_dns,
         seccomp_dir: config.state_dir.join("seccomp"),
         rules: pods::Rules { unsafe_sysctls: config.allowed_unsafe_sysctls.clone() },
         pod_max_pids: config.pod_max_pids,

@@ -132,11 +132,12 @@ pub struct Config {
     /// The part of it that is for critical pods, which end last
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub shutdown_grace_period_critical_pods: Duration,
-    /// Addresses of cluster DNS, which this node serves by itself: nameservers of pods with dnsPolicy ClusterFirst
+    /// Addresses of cluster DNS, which this node serves by itself: nameservers of pods with dnsPolicy ClusterFirst. By
+    /// default what the Service kube-system/kube-dns says
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
     /// Cluster DNS is served by somebody else: only tell pods of it
-    #[arg(long)]
+    #[arg(long, requires = "cluster_dns")]
     pub external_cluster_dns: bool,
     /// Whom cluster DNS asks for other names; by default the nameservers of the resolv.conf
     #[arg(long, value_name = "IP[:PORT]", value_delimiter = ',', value_parser = name_server)]

@@ -150,6 +150,11 @@ fn pods_find_services_and_each_other_by_name() -> Result<()> {
         says(&cluster, "client", &["/bin/wget", "-qO-", &format!("http://{name}/")], &["web-"])?;
     }
     says(&cluster, "in-node", &["/bin/wget", "-qO-", "http://web/"], &["web-"])?;
+    // A pod in the node's network has the node's name, too.
+    let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    for file in ["/etc/hostname", "/proc/sys/kernel/hostname"] {
+        ensure!(exec(&cluster, "in-node", &["/bin/cat", file])? == machine, "{file}");
+    }
     says(&cluster, "settings", &["/bin/wget", "-qO-", "http://web.shop/"], &["web-"])?;
     says(&cluster, "settings", &["/bin/cat", "/etc/resolv.conf"], &["options ndots:1\n"])?;
 
@@ -175,6 +180,27 @@ fn pods_find_services_and_each_other_by_name() -> Result<()> {
 }
 
 /// `7.0.96.10.in-addr.arpa`
+#[test]
+fn cluster_dns_is_where_the_control_plane_says_it_is() -> Result<()> {
+    if !require::cluster() {
+        return Ok(());
+    }
+    let mut layout = Layout::for_test(&format!("weir-range-{}", std::process::id()), 1, Store::Embedded)?;
+    layout.service_cidr = "10.112.0.0/20".to_owned();
+    // A pod that waits for its node must not come before what the node is told.
+    let early = with_shell("client", "  nodeName: node-1");
+    let cluster = Cluster { layout };
+    cluster::up(&cluster.layout)?;
+    cluster.weir(&["create", "namespace", "shop"])?;
+    cluster.kill_one(cluster.agent_of("node-1")?)?;
+    cluster.apply(&early)?;
+    fs::remove_dir_all(cluster.layout.node_directory("node-1").join("dns"))?;
+    cluster::restart_agent(&cluster.layout, "node-1")?;
+    cluster.weir(&["wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s", "pod/client"])?;
+    says(&cluster, "client", &["/bin/cat", "/etc/resolv.conf"], &["nameserver 10.112.0.10\n"])?;
+    says(&cluster, "client", &["/bin/nslookup", "kubernetes.default.svc.cluster.local"], &["10.112.0.1"])
+}
+
 fn arpa(address: &str) -> Result<String> {
     let [a, b, c, d] = address.parse::<Ipv4Addr>()?.octets();
     Ok(format!("{d}.{c}.{b}.{a}.in-addr.arpa"))
@@ -258,14 +284,17 @@ fn within<T: Send + 'static>(
 
 /// Asks cluster DNS from a node for the addresses of a name, again while nobody answers.
 fn ask_in(layout: &Layout, node: &str, name: &str, patience: Duration) -> Result<Answer> {
-    let socket = within(&Namespace::named(layout.namespace_of(node)), || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect((CLUSTER_DNS, 53))?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        Ok(socket)
+    let deadline = Instant::now() + patience;
+    // There is no way to the address before the agent has heard of it.
+    let socket = wait::until("a way to cluster DNS", patience, || {
+        within(&Namespace::named(layout.namespace_of(node)), || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect((CLUSTER_DNS, 53))?;
+            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            Ok(socket)
+        })
     })?;
     let query = query(name);
-    let deadline = Instant::now() + patience;
     let mut buffer = [0; 4096];
     loop {
         let received = socket.send(&query).and_then(|_| socket.recv(&mut buffer));

@@ -88,6 +88,12 @@ impl Zone {
         })
     }
 
+    /// Where it is served from now on.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses;
+        self.serial = self.serial.wrapping_add(1);
+    }
+
     /// Adds a service, or changes one.
     pub fn set(&mut self, service: Service) {
         self.remove(&service.namespace, &service.name);
@@ -181,7 +187,7 @@ impl Zone {
         }
     }
 
-    fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
         Some(self.namespaces.get(namespace)?.get(name)?)
     }
 

@@ -3,6 +3,9 @@
 //! It needs nothing but the node itself: what it knows is kept in the state directory and answered from the first moment
 //! of the next agent, whether there is a control plane or not.
 //!
+//! Where it is served, the control plane says by the Service `kube-system/kube-dns`, unless `--cluster-dns` does. An address
+//! that was learned is served as long as the agent lives: pods that were told of it ask there.
+//!
 //! - [`names`] turns what the stream says into services;
 //! - [`snapshot`] keeps them over the agent's end;
 //! - [`address`] holds the addresses and the sockets;
@@ -13,7 +16,8 @@ mod names;
 pub(crate) mod resolv_conf;
 mod snapshot;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +26,9 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use weir_client::{Recorder, Severity};
-use weir_dns::Dns;
+use weir_dns::{Dns, Target};
 use weir_proto::Resource as _;
 use weir_proto::core::v1::{Node, ObjectReference};
 
@@ -38,6 +43,11 @@ const LOOK: Duration = Duration::from_secs(2);
 /// As in a resolv.conf, further ones are not asked.
 const MOST_UPSTREAMS: usize = 3;
 const PORT: u16 = 53;
+/// The Service that holds the address, made by the control plane.
+const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
+
+/// Where pods ask for names; `None` as long as the control plane has yet to say it.
+pub type Addresses = watch::Receiver<Option<Vec<IpAddr>>>;
 
 /// Cluster DNS of this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +55,9 @@ pub struct ClusterDns {
     dns: Dns,
     changed: Arc<Notify>,
     troubles: watch::Receiver<Troubles>,
+    addresses: Arc<watch::Sender<Option<Vec<IpAddr>>>>,
+    /// By flag: the control plane is not asked.
+    given: bool,
 }
 
 /// Answers from now on, with what an earlier agent knew. `None`: cluster DNS is somebody else's.
@@ -53,7 +66,7 @@ pub fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<ClusterDns>> {
-    if config.cluster_dns.is_empty() || config.external_cluster_dns {
+    if config.external_cluster_dns {
         return Ok(None);
     }
     let dns = Dns::new(&config.cluster_domain, &config.cluster_dns).context("--cluster-domain")?;
@@ -68,15 +81,45 @@ pub fn start(
     }
     let changed = Arc::new(Notify::new());
     let (told, troubles) = watch::channel(Troubles::default());
-    let told = Arc::new(told);
-    for address in &config.cluster_dns {
-        let socket = SocketAddr::new(*address, PORT);
-        tasks.spawn(until(shutdown, address::serve(dns.clone(), socket, Arc::clone(&told))));
-    }
+    let given = !config.cluster_dns.is_empty();
+    let known = if given { Some(config.cluster_dns.clone()) } else { learned(&dns) };
+    let (addresses, served) = watch::channel(known);
+    tasks.spawn(until(shutdown, serve(dns.clone(), served, Arc::new(told))));
     tasks.spawn(until(shutdown, snapshot::keep(file, dns.clone(), Arc::clone(&changed))));
     let upstreams = follow_upstreams(dns.clone(), config.dns_upstream.clone(), config.resolv_conf.clone());
     tasks.spawn(until(shutdown, upstreams));
-    Ok(Some(ClusterDns { dns, changed, troubles }))
+    Ok(Some(ClusterDns { dns, changed, troubles, addresses: Arc::new(addresses), given }))
+}
+
+/// Serves every address that is heard of.
+async fn serve(dns: Dns, mut addresses: Addresses, troubles: Arc<watch::Sender<Troubles>>) {
+    let mut serving = BTreeMap::new();
+    loop {
+        let wanted = addresses.borrow_and_update().clone().unwrap_or_default();
+        dns.update(|zone| zone.set_addresses(wanted.clone()));
+        for address in wanted {
+            serving.entry(address).or_insert_with(|| {
+                let socket = SocketAddr::new(address, PORT);
+                AbortOnDropHandle::new(tokio::spawn(address::serve(
+                    dns.clone(),
+                    socket,
+                    Arc::clone(&troubles),
+                )))
+            });
+        }
+        if addresses.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What the services that are known say.
+fn learned(dns: &Dns) -> Option<Vec<IpAddr>> {
+    let (namespace, name) = SERVICE;
+    dns.read(|zone| match &zone.service(namespace, name)?.target {
+        Target::Cluster { addresses, .. } => Some(addresses.clone()),
+        _ => None,
+    })
 }
 
 impl ClusterDns {
@@ -86,7 +129,16 @@ impl ClusterDns {
             return;
         }
         self.dns.update(|zone| change.apply(zone));
+        if !self.given
+            && let Some(learned) = learned(&self.dns)
+        {
+            self.addresses.send_if_modified(|known| known.replace(learned) != *known);
+        }
         self.changed.notify_one();
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.subscribe()
     }
 
     /// Tells the cluster of troubles with the addresses, as events of the Node.
@@ -117,9 +169,9 @@ async fn follow_upstreams(dns: Dns, given: Vec<SocketAddr>, path: PathBuf) {
         dns.set_upstreams(&given);
         return std::future::pending().await;
     }
-    let own = dns.read(|zone| zone.addresses().to_vec());
     let mut before = None;
     loop {
+        let own = dns.read(|zone| zone.addresses().to_vec());
         let text = tokio::fs::read_to_string(&path).await.unwrap_or_default();
         let servers: Vec<SocketAddr> = ResolvConf::read(&text)
             .nameservers

@@ -66,9 +66,9 @@ pub use sandbox::Names;
 pub use services::Services;
 pub use tokens::Tokens;
 
-use crate::dataplane;
 use crate::eviction::signals::Pressure;
 use crate::static_pods::Wanted;
+use crate::{dataplane, dns};
 use eviction::Wakes;
 use mirror::{is_mirror, is_static_uid};
 use mirrors::Mirrors;
@@ -81,6 +81,7 @@ pub struct Context {
     pub node_ip: IpAddr,
     pub allocatable: BTreeMap<String, Quantity>,
     pub names: Names,
+    pub cluster_dns: dns::Addresses,
     pub seccomp_dir: PathBuf,
     pub rules: Rules,
     /// Most processes of a pod.

@@ -14,6 +14,7 @@ use super::downward::Surroundings;
 use super::mirror::is_static;
 use super::observed::{Failure, crashes_after, exit};
 use super::plan::{Step, Why};
+use super::sandbox::Names;
 use super::sources::Needed;
 use super::tokens::TokenError;
 use super::worker::{Worker, all_containers};
@@ -24,6 +25,9 @@ use crate::dataplane::DataplaneError;
 const NOT_EXECUTED: &str = "RunContainerError";
 /// How long the end of such a container may be on its way.
 const END_OF_START: Duration = Duration::from_secs(10);
+
+/// How long a pod waits for the node to hear where cluster DNS is. With a control plane that is a matter of milliseconds.
+const ADDRESS_OF_DNS: Duration = Duration::from_secs(5);
 
 /// Why a step failed.
 #[derive(Debug, Error)]
@@ -184,6 +188,17 @@ impl Worker {
         }
     }
 
+    /// With the address of cluster DNS, which a pod that comes first may have to wait for.
+    async fn names(&self, pod: &Pod) -> Names {
+        let mut addresses = self.context.cluster_dns.clone();
+        let known = tokio::time::timeout(ADDRESS_OF_DNS, addresses.wait_for(Option::is_some));
+        let cluster_dns = match resolv_conf::wants_cluster_dns(pod) {
+            true => known.await.ok().and_then(std::result::Result::ok).and_then(|known| known.clone()),
+            false => None,
+        };
+        Names { cluster_dns: cluster_dns.unwrap_or_default(), ..self.context.names.clone() }
+    }
+
     async fn create_sandbox(&mut self, pod: &Pod) -> Result {
         self.memory.leftovers = true;
         let addresses = if pod.spec().host_network {
@@ -191,15 +206,16 @@ impl Worker {
         } else {
             vec![self.context.network.reserve(&self.uid).await?]
         };
-        if resolv_conf::misses_cluster_dns(pod, &self.context.names) {
+        let names = self.names(pod).await;
+        if resolv_conf::misses_cluster_dns(pod, &names) {
             let message =
                 "this node has no cluster DNS; the pod gets the node's resolv.conf (dnsPolicy Default)";
             self.warn(pod, "", "MissingClusterDNS", message.to_owned());
         }
-        for omission in resolv_conf::form(pod, &self.context.names).omissions {
+        for omission in resolv_conf::form(pod, &names).omissions {
             self.warn(pod, "", "DNSConfigForming", omission);
         }
-        let mut spec = sandbox::spec(pod, &addresses, &self.context.names);
+        let mut spec = sandbox::spec(pod, &addresses, &names);
         spec.resources.pids_limit = self.context.pod_max_pids;
         let made = self.blocking(move |runtime| runtime.create_sandbox(&spec)).await??;
         self.memory.sandbox = Some(made);

@@ -24,7 +24,7 @@ pub(super) fn misses_cluster_dns(pod: &Pod, names: &Names) -> bool {
     names.cluster_dns.is_empty() && wants_cluster_dns(pod)
 }
 
-fn wants_cluster_dns(pod: &Pod) -> bool {
+pub(super) fn wants_cluster_dns(pod: &Pod) -> bool {
     match pod.spec().dns_policy.as_str() {
         "ClusterFirstWithHostNet" => true,
         "" | "ClusterFirst" => !pod.spec().host_network,

@@ -27,6 +27,8 @@ pub struct Layout {
     pub store: Store,
     /// Of every agent, beside what every cluster needs.
     pub agent_flags: Vec<String>,
+    /// Of Services.
+    pub service_cidr: String,
 }
 
 /// The nodes share one machine, whose disk and memory are none of theirs: they mind only when it is about to die.
@@ -45,6 +47,7 @@ impl Layout {
             nodes,
             store,
             agent_flags: shared(),
+            service_cidr: SERVICE_CIDR.to_owned(),
         })
     }
 
@@ -52,7 +55,14 @@ impl Layout {
     pub fn for_test(name: &str, nodes: u8, store: Store) -> Result<Self> {
         let directory = std::env::temp_dir().join(name);
         let directory = std::path::absolute(&directory).context("the temporary directory's path")?;
-        Ok(Self { name: name.to_owned(), directory, nodes, store, agent_flags: shared() })
+        Ok(Self {
+            name: name.to_owned(),
+            directory,
+            nodes,
+            store,
+            agent_flags: shared(),
+            service_cidr: SERVICE_CIDR.to_owned(),
+        })
     }
 
     pub fn node_names(&self) -> impl Iterator<Item = String> {

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::layout::{
-    AGENT_PORT, API_PORT, CLUSTER_CIDR, CLUSTER_DNS, HUB_ADDRESS, Layout, SERVICE_CIDR, Store,
-};
+use super::layout::{AGENT_PORT, API_PORT, CLUSTER_CIDR, HUB_ADDRESS, Layout, Store};
 use super::process::{command_in, start, tail};
 use super::{cgroups, mounts, namespaces};
 use crate::shell::output;
@@ -144,7 +142,7 @@ fn start_control(layout: &Layout) -> Result<Child> {
     command.arg("--data-dir").arg(layout.control_directory());
     command.args(["--listen", &format!("{HUB_ADDRESS}:{API_PORT}"), "--advertise", &advertised]);
     command.arg("--kubeconfig").arg(layout.kubeconfig());
-    command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", SERVICE_CIDR]);
+    command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", &layout.service_cidr]);
     match layout.store {
         Store::Embedded => command.args(["--store", "embedded"]),
         Store::Etcd => command.args(["--store", "etcd", "--etcd-endpoints", "http://127.0.0.1:2379"]),
@@ -173,7 +171,6 @@ fn start_agent_as(layout: &Layout, node: &str, program: &Path, flags: &[&str]) -
     command.arg("--image-source").arg(layout.images().join("echo"));
     // The machine's own configuration is none of a cluster's that comes and goes.
     command.arg("--registry-config-dir").arg(layout.directory.join("certs.d"));
-    command.args(["--cluster-dns", &CLUSTER_DNS.to_string()]);
     command.arg("--resolv-conf").arg(layout.resolv_conf());
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
     command.args(&layout.agent_flags).args(flags);
@@ -207,7 +204,7 @@ pub fn start_second_control(layout: &Layout) -> Result<String> {
     let data = layout.directory.join("control-2");
     command.arg("--data-dir").arg(&data).args(["--listen", &format!("{HUB_ADDRESS}:{}", API_PORT + 1)]);
     command.args(["--advertise", &server]).arg("--kubeconfig").arg(data.join("kubeconfig"));
-    command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", SERVICE_CIDR]);
+    command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", &layout.service_cidr]);
     command.args(["--store", "etcd", "--etcd-endpoints", "http://127.0.0.1:2379"]);
     let mut control = start(layout, "weir-control-2", command, None)?;
     wait(layout, "the second control plane", "weir-control-2", &mut control, |layout| {

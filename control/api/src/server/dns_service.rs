@@ -19,12 +19,16 @@ const NAMESPACE: &str = "kube-system";
 const NAME: &str = "kube-dns";
 const PORT: i32 = 53;
 const EVERY: Duration = Duration::from_secs(5);
+/// After a failure: its namespace may be about to be made, and nodes wait to hear of the address.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Keeps the Service until `stop`.
 pub(super) async fn keep(registry: Registry, address: Ipv4Addr, stop: CancellationToken) {
     let mut told = false;
     loop {
-        match make(&registry, address).await {
+        let made = make(&registry, address).await;
+        let pause = if made.is_ok() { EVERY } else { SOON };
+        match made {
             // Somebody has the address: they are to know why pods will not find names.
             Err(error) if error.is_invalid() && !told => {
                 tracing::warn!(%error, "cannot reserve {address} for cluster DNS");
@@ -35,7 +39,7 @@ pub(super) async fn keep(registry: Registry, address: Ipv4Addr, stop: Cancellati
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
