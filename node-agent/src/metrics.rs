@@ -48,6 +48,12 @@ pub(crate) static EVICTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(Opts::new("kubelet_evictions", help), &["eviction_signal"]))
 });
 
+/// By the resource that a critical pod lacked.
+pub(crate) static PREEMPTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Cumulative number of pod preemptions by preemption resource";
+    registered(IntCounterVec::new(Opts::new("kubelet_preemptions", help), &["preemption_signal"]))
+});
+
 pub(crate) fn pulled(size: u64, took: Duration) {
     const MB: u64 = 1 << 20;
     let range = match size / MB {

@@ -247,6 +247,42 @@ fn pods_that_do_not_fit_their_node_are_refused() -> Result<()> {
             if told { Ok(()) } else { bail!("no event {reason}") }
         })?;
     }
+    critical_pods_make_room(&cluster, &node)
+}
+
+/// On a node that is all but full: by the end of what matters least, and of no more than that.
+fn critical_pods_make_room(cluster: &Cluster, node: &Value) -> Result<()> {
+    let cpu = node["status"]["allocatable"]["cpu"].as_str().context("no cpu")?;
+    let all: u32 = match cpu.strip_suffix('m') {
+        Some(millis) => millis.parse()?,
+        None => cpu.parse::<u32>()? * 1000,
+    };
+    let asking = |name: &str, cpu: u32, limits: &str, more: &str| {
+        let amounts = format!("{{ cpu: {cpu}m, memory: 32Mi }}");
+        let limits = limits.replace("SAME", &amounts);
+        echo(name, &format!("    resources: {{ requests: {amounts}{limits} }}\n  nodeName: node-1\n{more}"))
+    };
+    cluster.apply(&asking("guaranteed", 100, ", limits: SAME", ""))?;
+    cluster.apply(&asking("burstable", all - 200, "", ""))?;
+    for name in ["guaranteed", "burstable"] {
+        cluster.weir(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"])?;
+    }
+    let critical = "  priorityClassName: system-node-critical\n";
+    cluster.apply(&asking("critical", 300, "", critical))?;
+    cluster.weir(&["wait", "--for=condition=Ready", "pod/critical", "--timeout=60s"])?;
+    let victim = cluster.get(&["pod", "burstable"])?;
+    let status = &victim["status"];
+    ensure!(status["phase"] == "Failed" && status["reason"] == "Preempting", "{status}");
+    ensure!(status["message"] == "Preempted in order to admit critical pod", "{status}");
+    ensure!(condition(&victim, "DisruptionTarget")["reason"] == "TerminationByKubelet", "{status}");
+    let spared = cluster.get(&["pod", "guaranteed"])?;
+    ensure!(spared["status"]["phase"] == "Running", "{spared}");
+    // What all of them do not have is no reason to end anybody.
+    cluster.apply(&asking("greedy", all, "", critical))?;
+    let greedy = cluster.wait_for(&["pod", "greedy"], |pod| pod["status"]["phase"] == "Failed")?;
+    ensure!(greedy["status"]["reason"] == "UnexpectedAdmissionError", "{greedy}");
+    let spared = cluster.get(&["pod", "guaranteed"])?;
+    ensure!(spared["status"]["phase"] == "Running", "{spared}");
     Ok(())
 }
 

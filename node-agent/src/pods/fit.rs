@@ -1,7 +1,5 @@
 //! Whether a pod that was bound to this node is let in: the scheduler may have been mistaken, or nobody may have asked it.
 //! Pure. Reasons and messages are the kubelet's.
-//!
-//! Left out: making room for critical pods by ending others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,10 +27,33 @@ pub(super) struct Facts<'a> {
 /// Reason and message of a refusal.
 pub(super) type Refusal = (String, String);
 
-/// `others`: pods of this node that are not over.
+/// A resource of which the node has not enough left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lack {
+    pub(super) resource: String,
+    pub(super) requested: i128,
+    pub(super) used: i128,
+    pub(super) capacity: i128,
+}
+
+impl Lack {
+    pub(super) fn missing(&self) -> i128 {
+        self.requested - (self.capacity - self.used)
+    }
+
+    pub(super) fn refusal(&self) -> Refusal {
+        let Self { resource, requested, used, capacity } = self;
+        let message = format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        );
+        (format!("OutOf{resource}"), message)
+    }
+}
+
+/// Why the pod is not for this node, however much there is left. `others`: pods of this node that are not over.
 pub(super) fn refusal<'a>(
     pod: &Pod,
-    others: impl Iterator<Item = &'a Pod> + Clone,
+    mut others: impl Iterator<Item = &'a Pod>,
     facts: &Facts<'_>,
 ) -> Option<Refusal> {
     let refuse = |reason: &str, message: &str| Some((reason.to_owned(), message.to_owned()));
@@ -54,32 +75,36 @@ pub(super) fn refusal<'a>(
         let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return refuse("NodeAffinity", message);
     }
-    if others.clone().any(|other| ports_clash(pod, other)) {
+    if others.any(|other| ports_clash(pod, other)) {
         let message =
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return refuse("NodePorts", message);
     }
-    let lacks = |resource: &str, requested: i128, used: i128, capacity: i128| {
-        let message = format!(
-            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-        );
-        refuse(&format!("OutOf{resource}"), &message)
+    None
+}
+
+/// What there is not enough left of.
+pub(super) fn lacks<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod> + Clone,
+    facts: &Facts<'_>,
+) -> Vec<Lack> {
+    let mut lacks = Vec::new();
+    let mut compare = |resource: &str, requested: i128, used: i128, capacity: i128| {
+        if requested > 0 && requested > capacity - used {
+            lacks.push(Lack { resource: resource.to_owned(), requested, used, capacity });
+        }
     };
-    let count = others.clone().count() as i128;
-    if count >= i128::from(facts.max_pods) {
-        return lacks("pods", 1, count, i128::from(facts.max_pods));
-    }
+    compare("pods", 1, others.clone().count() as i128, i128::from(facts.max_pods));
     for (resource, requested) in requests(pod.spec()) {
         let measured =
             |amount: &Quantity| if resource == "cpu" { amount.milli_value() } else { amount.value() };
         let capacity = facts.allocatable.get(&resource).map_or(0, measured);
         let used =
             others.clone().map(|other| requests(other.spec()).remove(&resource).unwrap_or(0)).sum::<i128>();
-        if requested > 0 && requested > capacity - used {
-            return lacks(&resource, requested, used, capacity);
-        }
+        compare(&resource, requested, used, capacity);
     }
-    None
+    lacks
 }
 
 /// Under pressure of memory alone only pods without any request are kept out.
@@ -101,7 +126,7 @@ fn bears(pod: &Pod, pressures: &BTreeSet<Pressure>) -> bool {
 
 /// By resource: thousandths of a CPU, else whole units. The most that is needed at one time: init containers run one by
 /// one, beside the sidecars before them.
-fn requests(spec: &PodSpec) -> BTreeMap<String, i128> {
+pub(super) fn requests(spec: &PodSpec) -> BTreeMap<String, i128> {
     let of = |container: &Container| -> BTreeMap<String, i128> {
         let requests = container.resources.iter().flat_map(|resources| &resources.requests);
         requests
@@ -250,6 +275,7 @@ mod tests {
                 shutting_down: self.shutting_down,
             };
             refusal(pod, others.iter(), &facts)
+                .or_else(|| lacks(pod, others.iter(), &facts).first().map(Lack::refusal))
         }
 
         fn reason(&self, pod: &Pod, others: &[Pod]) -> String {

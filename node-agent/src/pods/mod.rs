@@ -26,6 +26,7 @@ mod observed;
 mod perform;
 mod phase;
 mod plan;
+mod preemption;
 mod probes;
 mod projection;
 mod release;
@@ -231,29 +232,37 @@ impl Pods {
         if pod.is_none() {
             tracing::info!(uid, "removing what is left of a pod that the API no longer knows");
         }
-        let refused = match (&pod, &found) {
-            (Some(pod), None) => self.refusal(pod),
+        let admission = match (&pod, &found) {
+            (Some(pod), None) => self.admit(pod),
             // What an earlier agent let in stays.
-            _ => None,
+            _ => Ok(Vec::new()),
         };
         let (sender, receiver) = watch::channel(pod);
         let wake = Arc::new(Notify::new());
         let (mirror, shown) = is_static_uid(uid).then(|| watch::channel(None)).unzip();
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), Arc::clone(&wake));
-        if let Some((reason, message)) = refused {
-            self.context.endings.order(uid, Ending::refusal(&reason, &message));
-        }
+        let making_room = match admission {
+            Ok(victims) => victims,
+            Err((reason, message)) => {
+                self.context.endings.order(uid, Ending::refusal(&reason, &message));
+                Vec::new()
+            }
+        };
         let context = Arc::clone(&self.context);
-        let worker = Worker::new(context, uid.to_owned(), receiver, Arc::clone(&wake), found, shown);
-        self.workers.spawn(worker.run());
+        let worker =
+            Worker::new(Arc::clone(&context), uid.to_owned(), receiver, Arc::clone(&wake), found, shown);
+        self.workers.spawn(async move {
+            preemption::gone(&context.runtime, &making_room).await;
+            worker.run().await
+        });
         self.slots.insert(uid.to_owned(), Slot { pod: sender, mirror, wake });
     }
 
-    /// Why a pod that is new here cannot run here.
-    fn refusal(&self, pod: &Pod) -> Option<fit::Refusal> {
+    /// Whether a pod that is new here can run here: after whose end, or why not.
+    fn admit(&self, pod: &Pod) -> Result<Vec<String>, fit::Refusal> {
         let is_over = |pod: &Pod| matches!(pod.status().phase.as_str(), "Succeeded" | "Failed");
         if pod.meta().deletion_timestamp.is_some() || is_over(pod) {
-            return None;
+            return Ok(Vec::new());
         }
         let gate = &self.context.gate;
         let node = gate.node.list().into_iter().next();
@@ -272,7 +281,19 @@ impl Pods {
             .filter_map(|slot| slot.pod.borrow().clone())
             .filter(|pod| !is_over(pod))
             .collect();
-        fit::refusal(pod, others.iter().map(AsRef::as_ref), &facts)
+        let others = others.iter().map(AsRef::as_ref);
+        if let Some(refusal) = fit::refusal(pod, others.clone(), &facts) {
+            return Err(refusal);
+        }
+        let lacks = fit::lacks(pod, others.clone(), &facts);
+        let Some(first) = lacks.first() else { return Ok(Vec::new()) };
+        if !mirror::is_critical(pod) {
+            return Err(first.refusal());
+        }
+        let victims = preemption::victims(pod, others, &lacks)
+            .map_err(|message| ("UnexpectedAdmissionError".to_owned(), message))?;
+        preemption::order(&self.context.endings, &victims, &lacks);
+        Ok(victims.iter().map(|pod| pod.meta().uid.clone()).collect())
     }
 
     fn ended(&mut self, worker: Option<Result<String, tokio::task::JoinError>>) {
