@@ -19,6 +19,9 @@ struct Request {
     state_dir: std::path::PathBuf,
     cgroup_parent: String,
     sandbox: SandboxSpec,
+    /// Containers that cannot be made.
+    #[serde(default)]
+    failing: Vec<ContainerSpec>,
     container: ContainerSpec,
 }
 
@@ -74,9 +77,18 @@ fn agent() -> Result<(), Box<dyn Error>> {
         registries: None,
         layer_limits: Default::default(),
     })?;
+    let dumpable = nix::sys::prctl::get_dumpable()?;
     runtime.create_sandbox(&request.sandbox)?;
+    for spec in &request.failing {
+        if runtime.create_container(spec).is_ok() {
+            return Err(format!("{} could be made", spec.key).into());
+        }
+    }
     runtime.create_container(&request.container)?;
     runtime.start_container(&request.container.key)?;
+    if nix::sys::prctl::get_dumpable()? != dumpable {
+        return Err("making containers changed whether this process is dumpable".into());
+    }
     io::stdout().write_all(b"started")?;
     io::stdout().flush()?;
     // Until whoever started this process closes its standard input, or kills it.

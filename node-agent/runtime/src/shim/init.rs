@@ -15,7 +15,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::stat;
 use nix::unistd::{AccessFlags, execv, faccessat, pipe2};
 
@@ -122,10 +122,19 @@ fn display(program: &CStr) -> String {
     format!("{:?}", program.to_string_lossy())
 }
 
-/// Rust ignores SIGPIPE, and ignored signals and the mask stay so across exec.
+/// Rust ignores SIGPIPE, and whoever started the agent may have had it ignore more (nohup); ignored signals and the mask
+/// stay so across exec.
 fn restore_signals() {
-    // SAFETY: the default action is no handler of ours.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    // The kernel's own form of sigaction: handler, flags, restorer, mask. All zero is the default action. The C library would
+    // keep two signals to itself.
+    let default = [0_u64; 4];
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the kernel reads the action, of which it takes a mask of eight bytes. Where it refuses (SIGKILL, SIGSTOP)
+        // nothing can have been changed.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8)
+        };
+    }
     let _ = SigSet::empty().thread_set_mask();
 }
 

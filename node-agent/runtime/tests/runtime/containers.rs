@@ -176,6 +176,41 @@ fn a_command_that_cannot_be_executed_is_named() {
 }
 
 #[test]
+fn a_program_for_its_owner_alone_is_executed_for_its_owner() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let script = node.directory.path().join("script");
+    fs::write(&script, "#!/bin/sh\necho ran\n").expect("a file");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("a mode");
+    let mut spec = node.container("pod-a", "owner", "");
+    let destination = "/script".into();
+    spec.mounts = vec![Mount { source: script, destination, read_only: true, ..Mount::default() }];
+    spec.command = vec!["/script".into()];
+    assert_eq!(node.finish(&spec).1, "ran\n");
+}
+
+#[test]
+fn containers_of_a_pod_share_its_loopback_interface_and_its_memory_and_no_other_pods() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    node.sandbox("pod-a");
+    node.sandbox("pod-b");
+    let script = "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags; cat /dev/shm/word || echo none";
+    let first = node.container("pod-a", "first", &format!("echo word > /dev/shm/word; {script}"));
+    let (_, seen) = node.finish(&first);
+    assert!(seen.ends_with("\n0x9\nword\n"), "the interface is up: {seen}");
+    assert_eq!(node.finish(&node.container("pod-a", "second", script)).1, seen);
+    let (_, other) = node.finish(&node.container("pod-b", "first", script));
+    assert!(other.contains("\n0x9\n") && other.ends_with("none\n"), "{other}");
+    assert_ne!(other.lines().next(), seen.lines().next());
+}
+
+#[test]
 fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
     if !require::root() {
         return;
@@ -195,6 +230,13 @@ fn a_container_beyond_its_memory_limit_is_reported_as_killed_for_it() {
     let (exit, log) = node.finish(&spec);
     assert_eq!(log.lines().last(), Some("child 137"), "{log}");
     assert_eq!((exit.code, exit.reason, exit.oom_killed), (9, ExitReason::OomKilled, true));
+
+    // One without a limit, in a pod that has one: the kernel counts it where the process was, not where the limit is.
+    let mut sandbox = node.sandbox_spec("pod-b");
+    sandbox.resources.memory_limit = Some(16 << 20);
+    node.runtime().create_sandbox(&sandbox).expect("a sandbox");
+    let (exit, _) = node.finish(&node.container("pod-b", "main", "tail -n 1 < /dev/zero"));
+    assert_eq!((exit.code, exit.reason, exit.oom_killed), (137, ExitReason::OomKilled, true));
 }
 
 #[test]

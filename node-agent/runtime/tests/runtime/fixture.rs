@@ -310,6 +310,22 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     wait::until_true(what, DEADLINE, condition);
 }
 
+pub(crate) fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("a kill");
+}
+
+/// The process that runs as the shim of the container in this directory.
+pub(crate) fn shim_of(directory: &str) -> i32 {
+    let found = fs::read_dir("/proc").expect("processes").flatten().find_map(|process| {
+        let command = fs::read(process.path().join("cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let is_shim = command.starts_with("weir shim ") && command.contains(directory);
+        is_shim.then(|| process.file_name().to_str()?.parse().ok()).flatten()
+    });
+    found.expect("a shim")
+}
+
 /// What a container may leave behind: mounts and processes that mention `needle`, and the namespaces that exist.
 pub(crate) fn traces(needle: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

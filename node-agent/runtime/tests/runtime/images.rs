@@ -167,6 +167,88 @@ fn bytes_that_are_not_what_their_digest_says_are_refused() {
 }
 
 #[test]
+fn a_layer_is_checked_as_it_comes_and_again_as_it_is_unpacked() {
+    if !require::root() {
+        return;
+    }
+    let images = Images::new();
+    let layout = images.layout();
+    let refused = |what: &str| {
+        let error =
+            images.store("layout").resolve(NAME, PullPolicy::IfNotPresent).expect_err("another layer");
+        assert!(
+            matches!(&error, ImageError::DigestMismatch { what: layer, .. } if layer.starts_with(what)),
+            "{error}"
+        );
+        assert_eq!(images.layers(), Vec::<PathBuf>::new());
+    };
+    let layer = Layer::new().file("file", b"content").bytes();
+    layout.index(&[(
+        NAME,
+        layout.image(serde_json::json!({}), std::slice::from_ref(&layer), Compression::Gzip),
+    )]);
+    let packed =
+        fs::read_dir(layout.0.join("blobs/sha256")).expect("blobs").flatten().map(|blob| blob.path());
+    let packed = packed.filter(|path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(&[0x1f, 0x8b])));
+    for path in packed.collect::<Vec<_>>() {
+        // Gzip's time of packing: what is inside stays the same.
+        let mut bytes = fs::read(&path).expect("a blob");
+        bytes[4] ^= 1;
+        fs::write(&path, bytes).expect("a blob");
+    }
+    refused("layer sha256:");
+
+    // The blob that the manifest means, with other files than the config promises.
+    let promised = Layer::new().file("file", b"promised").bytes();
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let config = serde_json::json!({ "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [layout.blob(kind, &promised)["digest"]] } });
+    let config = layout.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest =
+        serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layout.blob(kind, &layer)] });
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    layout.index(&[(NAME, layout.blob(kind, manifest.to_string().as_bytes()))]);
+    refused("unpacked layer sha256:");
+}
+
+/// A record of a PAX header: its own length comes first.
+fn record(name: &str, value: &[u8]) -> Vec<u8> {
+    let rest = name.len() + value.len() + 3;
+    let length = (1..4).map(|digits| rest + digits).find(|sum| sum.to_string().len() + rest == *sum);
+    let mut bytes = format!("{} {name}=", length.expect("a length")).into_bytes();
+    bytes.extend(value);
+    bytes.push(b'\n');
+    bytes
+}
+
+#[test]
+fn attributes_of_files_are_kept_those_of_the_machine_dropped_and_those_of_overlayfs_refused() {
+    if !require::root() {
+        return;
+    }
+    let with = |name: &str, value: &[u8]| {
+        let header = Layer::header(EntryType::XHeader, 0o644);
+        let record = record(&format!("SCHILY.xattr.{name}"), value);
+        Layer::new().raw(header, "PaxHeaders/file", "", &record).directory("directory")
+    };
+    for name in ["trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.overlay.metacopy"] {
+        let error = Images::new().unpack(with(name, b"y")).expect_err(name);
+        assert!(
+            matches!(&error, ImageError::Refused { entry, .. } if entry.starts_with("directory")),
+            "{error}"
+        );
+    }
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (name, kept) in [(c"security.capability", true), (c"trusted.other", false)] {
+        let images = Images::new();
+        let layer = with(name.to_str().expect("a name"), &capability);
+        let root = images.unpack(layer).expect("the image");
+        let found = attribute(&root.join("directory"), name);
+        assert_eq!(found.as_deref(), kept.then_some(capability.as_slice()), "{name:?}");
+    }
+}
+
+#[test]
 fn half_written_layers_are_swept_at_the_next_start() {
     let images = Images::new();
     images.layout().index(&[]);
@@ -229,7 +311,7 @@ fn deletions_become_what_overlayfs_understands() {
 fn attribute(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).expect("a path");
-    let mut value = [0u8; 16];
+    let mut value = [0u8; 32];
     // SAFETY: both strings are terminated, and the kernel writes at most the length given.
     let length =
         unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };

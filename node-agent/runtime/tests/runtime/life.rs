@@ -8,29 +8,13 @@ use std::process::{Command, Stdio};
 use weir_runtime::{ContainerState, Error, ExitReason, Runtime};
 use weir_tests::require;
 
-use crate::fixture::{Node, traces, wait_until};
+use crate::fixture::{Node, kill, shim_of, traces, wait_until};
 
 fn pid(state: &ContainerState) -> i32 {
     match state {
         ContainerState::Created { pid } | ContainerState::Running { pid, .. } => *pid,
         ContainerState::Exited(exit) => panic!("the container has ended: {exit:?}"),
     }
-}
-
-fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
-        .expect("a kill");
-}
-
-/// The process that runs as the shim of the container in this directory.
-fn shim_of(directory: &str) -> i32 {
-    let found = fs::read_dir("/proc").expect("processes").flatten().find_map(|process| {
-        let command = fs::read(process.path().join("cmdline")).ok()?;
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let is_shim = command.starts_with("weir shim ") && command.contains(directory);
-        is_shim.then(|| process.file_name().to_str()?.parse().ok()).flatten()
-    });
-    found.expect("a shim")
 }
 
 #[test]

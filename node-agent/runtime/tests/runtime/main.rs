@@ -1,5 +1,6 @@
 //! The runtime as its users see it, on real kernels. Needs root; see [`weir_tests::require`].
 
+mod agent;
 mod attached;
 mod containers;
 mod fixture;

@@ -1,11 +1,13 @@
 //! What a container must not be able to do, and whom it runs as. Each test closes a gap that libcontainer leaves open.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use weir_runtime::{ContainerSpec, Error, ExecSpec, ExecStdio, Seccomp};
 use weir_tests::require;
 
@@ -82,6 +84,41 @@ fn root_in_a_container_cannot_raise_its_limits_or_reach_devices() {
     let (_, log) = node.finish(&spec);
     let words: Vec<_> = log.lines().filter(|line| !line.contains(':')).collect();
     assert_eq!(words, ["1", "null"], "{log}");
+}
+
+#[test]
+fn each_guard_of_devices_holds_without_the_other() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    let sandbox = node.sandbox("pod-a");
+    let spec = node.container("pod-a", "main", "sleep 1000");
+    node.run(&spec);
+    let null = node.directory.path().join("null");
+    let kernel_log = node.directory.path().join("kernel-log");
+    for (path, minor) in [(&null, 3), (&kernel_log, 11)] {
+        let kind = nix::sys::stat::SFlag::S_IFCHR;
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::sys::stat::mknod(path, kind, mode, nix::sys::stat::makedev(1, minor)).expect("a device");
+    }
+    // A process of the node's joins one of the container's groups alone.
+    let opened = |group: Option<&Path>| {
+        let join =
+            group.map_or_else(String::new, |group| format!("echo $$ > {}/cgroup.procs &&", group.display()));
+        let open = |path: &Path| format!("(exec 3< {0}) 2> /dev/null && echo {0};", path.display());
+        let script = format!("{join} {{ {} {} true; }}", open(&null), open(&kernel_log));
+        let output = Command::new("sh").args(["-c", &script]).output().expect("a shell");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect::<Vec<_>>()
+    };
+    assert_eq!(opened(None), [null.clone(), kernel_log.clone()], "the node's own processes may");
+    let unified = sandbox.cgroup2.expect("a cgroup2 hierarchy").join(spec.key.id());
+    assert_eq!(opened(Some(&unified)), [null.clone()], "the eBPF program");
+    let rules = Path::new("/sys/fs/cgroup/devices").join(&sandbox.cgroup).join(spec.key.id());
+    if rules.exists() {
+        assert_eq!(opened(Some(&rules)), [null], "the devices controller");
+    }
 }
 
 #[test]
@@ -198,6 +235,63 @@ fn the_agents_program_is_out_of_a_containers_reach() {
     let program = File::open(&program).expect("the program");
     let seals = nix::fcntl::fcntl(&program, nix::fcntl::FcntlArg::F_GET_SEALS).expect("its seals");
     assert!(nix::fcntl::SealFlag::from_bits_truncate(seals).contains(nix::fcntl::SealFlag::F_SEAL_WRITE));
+    // Who held it open until nobody executes it any more may open it to write: now only the seal says no.
+    node.runtime().remove_container(&spec.key).expect("removing");
+    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let mut writable = File::options().write(true).open(path).expect("a program that is not executed");
+    let error = writable.write(b"#!/bin/evil").expect_err("a sealed program");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    drop(writable);
+    let spec = node.container("pod-a", "after", "echo unharmed");
+    assert_eq!(node.finish(&spec).1, "unharmed\n");
+}
+
+/// What a process is bound by, in lines that are the same for every process of a container.
+const BOUNDS: &str = "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj /proc/self/cgroup; pwd; hostname; umask; \
+                      grep -E 'Uid|Gid|Groups|Sig(Ign|Blk)|Cap|NoNewPrivs|Seccomp:' /proc/self/status; echo all";
+
+#[test]
+fn an_exec_session_is_bound_by_all_that_binds_the_container() {
+    if !require::root() {
+        return;
+    }
+    // As an agent's that was started by nohup.
+    // SAFETY: ignoring is no handler of ours.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.expect("ignored");
+    let node = Node::new();
+    node.sandbox("pod-a");
+    let mut cases = Vec::new();
+    for (name, seccomp) in [("open", Seccomp::Unconfined), ("filtered", Seccomp::RuntimeDefault)] {
+        let mut spec = node.container("pod-a", name, &format!("{BOUNDS}; exec sleep 1000"));
+        spec.security.capabilities_drop = vec!["ALL".into()];
+        spec.security.capabilities_add = vec!["KILL".into()];
+        spec.security.allow_privilege_escalation = Some(false);
+        spec.security.supplemental_groups = vec![2000, 3000];
+        spec.security.seccomp = seccomp;
+        spec.working_dir = Some("/tmp".into());
+        cases.push(spec.clone());
+        spec.key.name = format!("{name}-user");
+        spec.security.run_as_user = Some(101);
+        cases.push(spec);
+    }
+    for spec in cases {
+        node.run(&spec);
+        node.wait_for_log(&spec.key, "all");
+        let (code, output) = exec(&node, &spec, BOUNDS).expect("a session");
+        assert_eq!((code, output), (0, node.log(&spec.key)), "{}", spec.key.name);
+        let power = if spec.security.run_as_user.is_some() { "0" } else { "2" };
+        let log = node.log(&spec.key);
+        for line in [
+            "CapBnd:\t0000000000000020".to_owned(),
+            format!("CapEff:\t00000000000000{power}0"),
+            "NoNewPrivs:\t1".to_owned(),
+            // Rust's own programs ignore SIGPIPE, and this one more; others do not expect that.
+            "SigIgn:\t0000000000000000".to_owned(),
+            "SigBlk:\t0000000000000000".to_owned(),
+        ] {
+            assert!(log.lines().any(|found| found == line), "{line} in {log}");
+        }
+    }
 }
 
 #[test]
