@@ -114,6 +114,42 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_log_stands_in_for_a_message_where_the_policy_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let opened = Runtime::open(weir_runtime::Config {
+            state_dir: dir.path().to_owned(),
+            cgroup_parent: "weir-last-words".to_owned(),
+            agent_exe: std::env::current_exe().expect("this program"),
+            image_sources: Vec::new(),
+            registries: None,
+            layer_limits: Default::default(),
+        });
+        let runtime = opened.expect("a runtime");
+        let pod = runtime.pod_directory("u").expect("a directory");
+        let key = ContainerKey::new("u", "a", 0);
+        prepare(&pod, &key).expect("a file");
+        let log = runtime.log_path(&key).expect("a path");
+        fs::create_dir_all(log.parent().expect("a directory")).expect("made");
+        let write = |lines: &[String]| {
+            let entry = |line: &String| format!("2026-01-02T15:04:05.000000000Z stderr F {line}\n");
+            fs::write(&log, lines.iter().map(entry).collect::<String>()).expect("a log");
+        };
+        assert_eq!(read(&runtime, &pod, &key, true), "", "no log, no words");
+        write(&["starting".to_owned(), "panic: no".to_owned()]);
+        assert_eq!(read(&runtime, &pod, &key, false), "");
+        assert_eq!(read(&runtime, &pod, &key, true), "starting\npanic: no\n");
+        // The last 80 lines, of those the last 2048 bytes.
+        write(&(0..100).map(|number| format!("line {number}")).collect::<Vec<_>>());
+        let said = read(&runtime, &pod, &key, true);
+        assert!(said.starts_with("line 20\n") && said.ends_with("line 99\n"), "{said}");
+        write(&["x".repeat(5000)]);
+        assert_eq!(read(&runtime, &pod, &key, true).len(), LOG_LIMIT);
+        // What the container wrote itself counts more.
+        fs::write(file(&pod, &key), "own words").expect("a message");
+        assert_eq!(read(&runtime, &pod, &key, true), "own words");
+    }
+
+    #[test]
     fn a_volume_at_its_path_wins() {
         let key = ContainerKey::new("u", "a", 0);
         let mut container =

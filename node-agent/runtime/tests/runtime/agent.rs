@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Pid, getsid};
@@ -43,6 +44,8 @@ impl<'n> Agent<'n> {
         let mut agent = Self { node, process };
         let mut answer = [0; 7];
         let output = agent.process.stdout.as_mut().expect("its output");
+        let mut word = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut word, PollTimeout::from(60_000_u16)), Ok(1), "the agent says nothing");
         output.read_exact(&mut answer).expect("the container is started");
         agent
     }

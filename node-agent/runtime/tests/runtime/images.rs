@@ -333,6 +333,8 @@ fn a_layer_that_reaches_out_of_its_directory_is_refused() {
     let attacks: Vec<(&str, Layer)> = vec![
         ("dot-dot in a name", Layer::new().file("../../outside/new", b"x")),
         ("dot-dot inside a name", Layer::new().directory("a").file("a/../../new", b"x")),
+        ("dot-dot as a name", Layer::new().directory("..")),
+        ("dot-dot as the last of a name", Layer::new().directory("a").directory("a/..")),
         ("an absolute link as parent", Layer::new().symlink("door", &out).file("door/new", b"x")),
         (
             "a relative link as parent",

@@ -183,13 +183,14 @@ fn many_pods_come_and_go_at_once_and_leave_nothing() {
     let node = Node::new();
     let state = node.directory.path().join("state").display().to_string();
     let zombies = || {
-        let children = format!("/proc/self/task/{}/children", std::process::id());
-        let children = fs::read_to_string(children).unwrap_or_default();
+        let threads = fs::read_dir("/proc/self/task").expect("this program's threads").flatten();
+        let children =
+            threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
         let zombie = |pid: &&str| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.contains(") Z ") && stat.contains("(weir")
+            stat.contains(") Z ")
         };
-        children.split_whitespace().filter(zombie).count()
+        children.collect::<String>().split_whitespace().filter(zombie).count()
     };
     std::thread::scope(|scope| {
         for worker in 0..8 {
