@@ -114,7 +114,7 @@ fn each_guard_of_devices_holds_without_the_other() {
     };
     assert_eq!(opened(None), [null.clone(), kernel_log.clone()], "the node's own processes may");
     let unified = sandbox.cgroup2.expect("a cgroup2 hierarchy").join(spec.key.id());
-    assert_eq!(opened(Some(&unified)), [null.clone()], "the eBPF program");
+    assert_eq!(opened(Some(&unified)), std::slice::from_ref(&null), "the eBPF program");
     let rules = Path::new("/sys/fs/cgroup/devices").join(&sandbox.cgroup).join(spec.key.id());
     if rules.exists() {
         assert_eq!(opened(Some(&rules)), [null], "the devices controller");
