@@ -22,6 +22,7 @@ mod node;
 mod offload;
 mod pod;
 mod pool;
+mod removal;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,7 @@ pub struct Network {
     /// Held while listing: the kernel answers EBUSY to a second listing on the same socket.
     listing: tokio::sync::Mutex<()>,
     pool: Arc<Mutex<pool::PoolFile>>,
+    removals: removal::Removals,
 }
 
 impl Network {
@@ -75,6 +77,7 @@ impl Network {
             netlink,
             listing: tokio::sync::Mutex::default(),
             pool: Arc::new(Mutex::new(pool)),
+            removals: removal::Removals::default(),
         })
     }
 

@@ -82,14 +82,6 @@ pub(crate) async fn host_ends(netlink: &Handle) -> Result<Vec<Link>, Error> {
     Ok(links.into_iter().filter(is_veth).map(read).filter(|link| is_host_name(&link.name)).collect())
 }
 
-/// Removes a pair by one of its ends; one that is gone already is fine.
-pub(crate) async fn remove(netlink: &Handle, link: &Link) -> Result<(), Error> {
-    match netlink.link().del(link.index).execute().await {
-        Err(error) if !is_absent(&error) => Err(Error::netlink("remove link", &link.name)(error)),
-        _ => Ok(()),
-    }
-}
-
 /// Makes the pair at one stroke, the pod's end in `pod_netns`: there is no moment at which a half-made or
 /// half-moved pair could be left behind.
 pub(crate) async fn create_pair(

@@ -63,7 +63,7 @@ impl Network {
     pub async fn remove_pod(&self, uid: &str) -> Result<(), Error> {
         // The link goes first: an address is free only when nothing answers to it any more.
         if let Some(host) = link::find(&self.netlink, &link::host_name(uid)).await? {
-            link::remove(&self.netlink, &host).await?;
+            self.removals.remove(&self.netlink, &host).await?;
         }
         let owner = uid.to_owned();
         self.with_pool(move |pool| pool.release(&owner)).await?;
@@ -94,7 +94,7 @@ impl Network {
         };
         let mut removed = Vec::new();
         for link in links.into_iter().filter(|link| !keep.contains(&link.name)) {
-            link::remove(&self.netlink, &link).await?;
+            self.removals.remove(&self.netlink, &link).await?;
             removed.push(link.name);
         }
         for uid in self.leases().into_keys().filter(|uid| !known.contains(uid)) {
@@ -118,7 +118,7 @@ impl Network {
             }
             (Some(host), inner) => {
                 // The other end is in a namespace that is no more this pod's, or the pod has a new address.
-                link::remove(&self.netlink, &host).await?;
+                self.removals.remove(&self.netlink, &host).await?;
                 match inner {
                     Some(inner) if !are_peers(&host, &inner) => Err(foreign(host_name)),
                     _ => Ok(None),

@@ -196,6 +196,36 @@ fn adding_a_pod_can_be_cut_off_anywhere_and_repeated() {
     });
 }
 
+#[test]
+fn many_pods_leave_together_also_where_some_are_cut_off() {
+    on_a_node(|| async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let network = open(dir.path()).await;
+        let stays = NetNs::bare();
+        network.add_pod("stays", &stays.path()).await.expect("added");
+        let before = snapshot().await;
+        for round in 0..4 {
+            let pods: Vec<(String, NetNs)> =
+                (0..24).map(|number| (format!("pod-{round}-{number}"), NetNs::bare())).collect();
+            for (uid, netns) in &pods {
+                network.add_pod(uid, &netns.path()).await.expect("added");
+            }
+            // The first are first in turn; each is cut off a little later than the one before.
+            let leave = pods.iter().enumerate().map(|(number, (uid, _))| {
+                let limit = if number < 12 { number + 3 * round } else { usize::MAX };
+                poll_at_most(limit, network.remove_pod(uid))
+            });
+            for left in futures::future::join_all(leave).await.into_iter().skip(12) {
+                left.expect("not cut off").expect("removed");
+            }
+            let again = pods.iter().map(|(uid, _)| network.remove_pod(uid));
+            futures::future::try_join_all(again).await.expect("removed, or gone already");
+            assert_eq!(snapshot().await, before, "round {round}");
+        }
+        assert_eq!(network.leases().len(), 1);
+    });
+}
+
 /// Polls `future` at most `limit` times and drops it then.
 async fn poll_at_most<F: Future>(limit: usize, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
