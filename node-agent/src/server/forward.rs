@@ -24,6 +24,7 @@ use weir_proto::weir::v1::{
 };
 
 use super::{Sources, target};
+use crate::pods::mirror::local_uid;
 
 /// Connections of one stream.
 const CONNECTIONS: usize = 256;
@@ -56,7 +57,7 @@ pub(super) async fn open(
 
 /// The pod's network namespace; None where it lives in the node's.
 async fn namespace(sources: &Sources, pod: &Pod) -> Result<Option<PathBuf>, ApiError> {
-    let (runtime, uid) = (std::sync::Arc::clone(&sources.runtime), pod.meta().uid.clone());
+    let (runtime, uid) = (std::sync::Arc::clone(&sources.runtime), local_uid(pod).to_owned());
     let find = move || runtime.sandboxes().map(|all| all.into_iter().find(|found| found.spec.uid == uid));
     let found = tokio::task::spawn_blocking(find).await.map_err(|_| ApiError::internal("interrupted"))?;
     let found = found.map_err(|error| ApiError::internal(error.to_string()))?;
