@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::static_pods::{self, Wanted};
 use crate::stats::Stats;
 use crate::upkeep::Upkeep;
-use crate::{dataplane, dns, node, pods, server};
+use crate::{dataplane, dns, metrics, node, pods, server};
 
 /// Returns when told to stop, or with what the agent cannot live without. Containers and dataplane stay.
 ///
@@ -40,6 +40,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     // Whoever was first has installed the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    metrics::introduce();
     let config = Arc::new(config);
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("cannot make {}", config.state_dir.display()))?;

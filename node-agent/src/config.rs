@@ -14,7 +14,7 @@ use crate::eviction::signals::{Amount, Limit, Signal};
 ///
 /// It must be started in the node's network namespace.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "weir-agent", version)]
+#[command(name = "weir-agent", version = crate::VERSION)]
 pub struct Config {
     /// Name of the Node object
     #[arg(long)]

@@ -16,6 +16,9 @@
 //! - [`eviction`]: what happens when memory, disk or process ids run out; `shutdown`: when the machine is to go.
 //! - [`upkeep`]: images that nobody uses go, logs that have grown are rotated.
 
+/// What this build says it is: on its Node, in its metrics, on the command line. Written into the program once.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod agent;
 pub mod config;
 pub mod dataplane;

@@ -6,6 +6,13 @@ use std::time::Duration;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 use weir_client::metrics::registered;
 
+use crate::VERSION;
+
+static BUILD_INFO: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "A metric with a constant '1' value labeled by version and platform of this build.";
+    registered(IntGaugeVec::new(Opts::new("kubernetes_build_info", help), &["git_version", "platform"]))
+});
+
 static IMAGE_PULLS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets =
         vec![1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0];
@@ -54,6 +61,12 @@ pub(crate) static PREEMPTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(Opts::new("kubelet_preemptions", help), &["preemption_signal"]))
 });
 
+/// Shows which build this is.
+pub(crate) fn introduce() {
+    let platform = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
+    BUILD_INFO.with_label_values(&[&format!("v{VERSION}"), &platform]).set(1);
+}
+
 pub(crate) fn pulled(size: u64, took: Duration) {
     const MB: u64 = 1 << 20;
     let range = match size / MB {
@@ -74,6 +87,7 @@ mod tests {
 
     #[test]
     fn every_metric_can_be_gathered() {
+        introduce();
         pulled(3 << 20, Duration::from_secs(2));
         IMAGE_PULL_FAILURES.inc();
         ENDS_UNACKNOWLEDGED.inc();

@@ -1,7 +1,7 @@
 //! What there is left on this node, and what its pods use. Blocks: reads files.
 //!
 //! Of memory counts what pods could still get: all but the working set, of the node's own control group where it has a
-//! limit, else of the machine.
+//! limit, else of the machine. Of process ids, of both whichever is nearer to its end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,11 @@ impl Measure {
                 put(inodes, disk.files_available(), disk.files());
             }
         }
-        let machine = Machine::tasks();
-        put(Signal::Pids, machine.1.saturating_sub(machine.0), machine.1);
+        let own = self.group.as_ref().and_then(Group::tasks);
+        let left = |(there, most): (u64, u64)| (most.saturating_sub(there), most);
+        if let Some((available, capacity)) = own.into_iter().chain([Machine::tasks()]).map(left).min() {
+            put(Signal::Pids, available, capacity);
+        }
         seen
     }
 

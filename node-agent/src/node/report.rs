@@ -9,6 +9,7 @@ use weir_proto::core::v1::{
 use weir_proto::meta::v1::Time;
 
 use super::{Machine, Readiness};
+use crate::VERSION;
 use crate::config::Config;
 use crate::eviction::signals::{Pressure, Signal};
 
@@ -98,11 +99,11 @@ pub fn resources(
 }
 
 fn system_info(machine: &Machine) -> NodeSystemInfo {
-    let version = format!("v{}", env!("CARGO_PKG_VERSION"));
+    let version = format!("v{VERSION}");
     NodeSystemInfo {
         architecture: machine.architecture.to_owned(),
         boot_id: machine.boot_id.clone(),
-        container_runtime_version: format!("weir://{}", env!("CARGO_PKG_VERSION")),
+        container_runtime_version: format!("weir://{VERSION}"),
         kernel_version: machine.kernel.clone(),
         kube_proxy_version: version.clone(),
         kubelet_version: version,

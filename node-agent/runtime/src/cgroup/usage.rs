@@ -96,6 +96,13 @@ impl Group {
         Ok(Self { hierarchies: Hierarchies::detect()?, path: path.trim_matches('/').to_owned() })
     }
 
+    /// Processes and threads of the group and all below it, and how many there may be. None where there is no limit.
+    pub fn tasks(&self) -> Option<(u64, u64)> {
+        self.hierarchies
+            .dirs(&self.path)
+            .find_map(|dir| Some((number(&dir.join("pids.current"))?, number(&dir.join("pids.max"))?)))
+    }
+
     /// None while there is no such group, or it does not count memory.
     pub fn memory(&self) -> Option<GroupMemory> {
         let usage = self.hierarchies.memory_of(&self.path)?;
