@@ -1,7 +1,7 @@
 //! A cluster for one test, made exactly as `cargo xtask up` makes one, and removed when the test ends, however.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -35,6 +35,20 @@ impl Cluster {
     /// Brings one up under a name that no other test has.
     pub fn up(name: &str, nodes: u8, store: Store) -> Result<Self> {
         let layout = Layout::for_test(&format!("weir-{name}-{}", std::process::id()), nodes, store)?;
+        let cluster = Self { layout };
+        cluster::up(&cluster.layout)?;
+        Ok(cluster)
+    }
+
+    /// One of one node, whose agent has these flags besides.
+    pub fn with_flags(name: &str, flags: impl FnOnce(&Layout) -> Vec<String>) -> Result<Self> {
+        let mut layout =
+            Layout::for_test(&format!("weir-{name}-{}", std::process::id()), 1, Store::Embedded)?;
+        let flags = flags(&layout);
+        if flags.iter().any(|flag| flag.starts_with("--eviction-hard")) {
+            layout.agent_flags.retain(|flag| !flag.starts_with("--eviction-hard"));
+        }
+        layout.agent_flags.extend(flags);
         let cluster = Self { layout };
         cluster::up(&cluster.layout)?;
         Ok(cluster)
@@ -123,12 +137,16 @@ impl Cluster {
 
     /// Kills all of the cluster's processes of a program, and waits until they have gone.
     pub fn kill(&self, program: &str) -> Result<()> {
-        let running = || processes_of(&self.layout, &[program]);
-        for pid in running()? {
+        for pid in self.processes(&[program])? {
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
         }
+        self.wait_for_end_of(program)
+    }
+
+    /// Waits until none of the cluster's processes of a program is left.
+    pub fn wait_for_end_of(&self, program: &str) -> Result<()> {
         until(&format!("the end of {program}"), PATIENCE, || {
-            let left = running()?;
+            let left = self.processes(&[program])?;
             if left.is_empty() { Ok(()) } else { bail!("{left:?}") }
         })
     }
@@ -147,7 +165,12 @@ impl Cluster {
 
     /// Kills one process, and waits until it is gone.
     pub fn kill_one(&self, pid: Pid) -> Result<()> {
-        kill(pid, Signal::SIGKILL)?;
+        self.end_one(pid, Signal::SIGKILL)
+    }
+
+    /// Sends one process a signal that ends it, and waits until it is gone.
+    pub fn end_one(&self, pid: Pid, signal: Signal) -> Result<()> {
+        kill(pid, signal)?;
         until(&format!("the end of {pid}"), PATIENCE, || match kill(pid, None) {
             Err(nix::Error::ESRCH) => Ok(()),
             // Its parent, which may be this process, has yet to collect it.
@@ -168,6 +191,24 @@ impl Cluster {
             }
         }
         Ok(found)
+    }
+
+    /// What a node's agent counts: its `/metrics`, asked for as an administrator.
+    pub fn metrics_of(&self, node: &str) -> Result<String> {
+        let file = |name: &str, field: &str| -> Result<PathBuf> {
+            let encoded = self.weir(&["config", "view", "--raw", &format!("-o=jsonpath={{{field}}}")])?;
+            let path = self.layout.directory.join(name);
+            let mut decode = Command::new("sh");
+            decode.args(["-c", "printf %s \"$0\" | base64 -d > \"$1\"", encoded.trim()]).arg(&path);
+            xtask::shell::output(&mut decode).with_context(|| format!("decode {field}"))?;
+            Ok(path)
+        };
+        let mut curl = self.command_in("hub", Path::new("/usr/bin/curl"))?;
+        curl.args(["--silent", "--show-error", "--fail", "--insecure", "--cert"]);
+        curl.arg(file("client.crt", ".users[0].user.client-certificate-data")?).arg("--key");
+        curl.arg(file("client.key", ".users[0].user.client-key-data")?);
+        curl.arg(format!("https://{}:10250/metrics", self.layout.address_of(node)));
+        xtask::shell::output(&mut curl)
     }
 
     /// Sends requests from a machine of the cluster and counts the answers.
@@ -251,6 +292,18 @@ fn processes_below(group: &str, programs: &[&str]) -> Result<Vec<i32>> {
 
 fn stat_of(pid: Pid) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+}
+
+/// A condition of an object's status; null where it has none of that type.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+    let mut all = object["status"]["conditions"].as_array().into_iter().flatten();
+    all.find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
+}
+
+/// Whether an object is Ready, and since when.
+pub fn readiness(object: &Value) -> String {
+    let ready = condition(object, "Ready");
+    format!("{} since {}", ready["status"], ready["lastTransitionTime"])
 }
 
 /// The objects of a list.

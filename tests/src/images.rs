@@ -1,4 +1,5 @@
-//! Images for tests of whole clusters: added to the OCI layout that the nodes of a test's cluster have for a source.
+//! Images for tests of whole clusters: in an OCI layout, the one that the nodes of a test's cluster have for a source or one
+//! of the test's own.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,9 +11,20 @@ use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
 
-/// One layer of everything below `root`, as it is. `config` is what the image says about running it.
+/// Adds one that the cluster's nodes find without a registry.
 pub fn add(cluster: &Cluster, reference: &str, config: &Value, root: &Path) -> Result<()> {
-    let layout = cluster.layout.images().join("echo");
+    add_to(&cluster.layout.images().join("echo"), reference, config, root)
+}
+
+/// A layout with nothing in it.
+pub fn layout(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory.join("blobs/sha256"))?;
+    fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    Ok(fs::write(directory.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#)?)
+}
+
+/// One layer of everything below `root`, as it is. `config` is what the image says about running it.
+pub fn add_to(layout: &Path, reference: &str, config: &Value, root: &Path) -> Result<()> {
     let part = layout.join("blobs/layer.part");
     let mut archive = tar::Builder::new(BufWriter::new(File::create(&part)?));
     archive.follow_symlinks(false);
@@ -26,10 +38,10 @@ pub fn add(cluster: &Cluster, reference: &str, config: &Value, root: &Path) -> R
         json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size });
     let config = json!({ "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": [digest] } });
-    let config = blob(&layout, "application/vnd.oci.image.config.v1+json", &config)?;
+    let config = blob(layout, "application/vnd.oci.image.config.v1+json", &config)?;
     let kind = "application/vnd.oci.image.manifest.v1+json";
     let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] });
-    let mut manifest = blob(&layout, kind, &manifest)?;
+    let mut manifest = blob(layout, kind, &manifest)?;
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": reference });
     manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
 
@@ -71,7 +83,7 @@ pub fn add_busybox(cluster: &Cluster) -> Result<()> {
     }
     fs::copy("/usr/bin/busybox", at("bin/busybox")).context("busybox-static is installed")?;
     let programs = "sh cat echo sleep ps kill ls id env grep touch test head wc tty stty true false date sync nc \
-                    readlink sed tr seq mkdir rm httpd";
+                    readlink sed tr seq mkdir rm httpd wget dd";
     for program in programs.split_whitespace() {
         std::os::unix::fs::symlink("busybox", at("bin").join(program))?;
     }

@@ -130,7 +130,7 @@ impl Layout {
 
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 pub(super) const BRIDGE: &str = "weir0";
-pub(super) const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 31, 0, 1);
+pub const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 31, 0, 1);
 pub(super) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 31, 0, 200);
 pub(super) const CLUSTER_CIDR: &str = "10.32.0.0/16";
 pub(super) const SERVICE_CIDR: &str = "10.96.0.0/16";

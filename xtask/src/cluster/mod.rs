@@ -21,7 +21,7 @@ mod reboot;
 mod up;
 
 pub use down::{Removed, down, remove};
-pub use layout::{CLUSTER_DNS, Layout, Store};
+pub use layout::{CLUSTER_DNS, HUB_ADDRESS, Layout, Store};
 pub use namespaces::{Namespace, enter};
 pub use process::{command_in, process};
 pub use reboot::{power_off, power_on};

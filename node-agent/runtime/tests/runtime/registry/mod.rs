@@ -4,7 +4,6 @@ mod collection;
 mod crashes;
 mod misbehaviour;
 mod pulls;
-mod real;
 mod server;
 
 use std::fs;

@@ -6,15 +6,15 @@ use std::thread;
 
 use weir_runtime::images::{Keyring, Progress, RegistrySettings, Stage};
 use weir_runtime::{ContainerKey, ContainerSpec, PullPolicy, Runtime};
+use weir_tests::registry::{PASSWORD, Registry, USER, available};
 
-use super::real::{PASSWORD, Registry, USER, available};
 use super::server::{Answer, Server, good};
 use super::{Place, image, keyring, pull};
 use crate::fixture::{Compression, Layer, Layout, Node, busybox_layout};
 
 /// A registry that the place trusts, and what opens it.
 fn trusted() -> (Registry, Place, Keyring) {
-    let (registry, place) = (Registry::start(), Place::new());
+    let (registry, place) = (Registry::on_loopback(), Place::new());
     let ca = registry.authority.display().to_string();
     place.configure(&registry.name, &format!("ca = '{ca}'"));
     let keyring = keyring(&registry.name, USER, PASSWORD);
@@ -27,7 +27,7 @@ fn an_image_is_pulled_over_tls_with_a_password_and_runs() {
         return;
     }
     let (registry, place, keyring) = trusted();
-    let reference = registry.push(&busybox_layout(place.path("layout")), "team/busybox", "v1");
+    let reference = registry.push(&busybox_layout(place.path("layout")).0, "team/busybox", "v1");
     let mut node = Node::new();
     let registries =
         Some(RegistrySettings { config_dir: Some(place.path("certs.d")), ..RegistrySettings::default() });
@@ -55,7 +55,7 @@ fn who_may_not_pull_is_told_what_is_missing() {
         return;
     }
     let (registry, place, good) = trusted();
-    let reference = registry.push(&image(place.path("layout"), 1, 100), "team/image", "v1");
+    let reference = registry.push(&image(place.path("layout"), 1, 100).0, "team/image", "v1");
     let store = place.store();
     let refusal = |reference: &str, keyring: &Keyring| {
         pull(&place.store(), reference, keyring).expect_err("refused").to_string()
@@ -96,7 +96,7 @@ fn indexes_digests_and_every_compression_are_pulled() {
             "mediaType": "application/vnd.oci.image.index.v1+json" });
         let kind = "application/vnd.oci.image.index.v1+json";
         layout.index(&[("x:v1", layout.blob(kind, index.to_string().as_bytes()))]);
-        let reference = registry.push(&layout, "team/image", tag);
+        let reference = registry.push(&layout.0, "team/image", tag);
         let image = pull(&place.store(), &reference, &keyring).expect("the image").image;
         assert_eq!(
             (image.digest.as_str(), image.layers.len()),
