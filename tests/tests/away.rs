@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "counts and times are what these tests are read for")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -11,15 +12,17 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weir_tests::cluster::{Cluster, PATIENCE, items};
+use weir_tests::cluster::{Cluster, PATIENCE, Tally, condition, items, readiness};
 use weir_tests::connection::Connection;
 use weir_tests::load::{Load, Rate};
-use weir_tests::{require, wait};
+use weir_tests::{images, require, wait};
 use xtask::cluster::{self, Store};
 
 /// How long it is dead; and how long it hears and says nothing, which is worse.
 const DEAD: Duration = Duration::from_secs(20);
 const MUTE: Duration = Duration::from_secs(25);
+/// How long it is away when a node's whole life is looked at: Leases have ended long before, and most back-offs.
+const AWAY: Duration = Duration::from_secs(120);
 
 fn example() -> Result<String> {
     let path = xtask::shell::workspace().join("examples/echo.yaml");
@@ -98,7 +101,7 @@ fn without_a_control_plane_connections_go_on_and_what_crashes_runs_again() -> Re
     settle(&cluster, &cluster_ip)?;
     loads("dead", DEAD, &mut connection)?;
     cluster::restart_control(&cluster.layout)?;
-    restarted_once(&cluster, first)?;
+    restarted(&cluster, first, 1)?;
 
     let [control] = cluster.processes(&["weir-control"])?[..] else { bail!("want one control plane") };
     let control = Pid::from_raw(control);
@@ -111,7 +114,7 @@ fn without_a_control_plane_connections_go_on_and_what_crashes_runs_again() -> Re
     kill(control, Signal::SIGCONT)?;
     outcome?;
     ensure!(connection.ask()? == who);
-    restarted_once(&cluster, second)?;
+    restarted(&cluster, second, 1)?;
     // And everything goes on as before.
     cluster.weir(&["scale", "deployment", "echo", "--replicas", "6"])?;
     cluster.wait_for_rollout("echo")?;
@@ -128,11 +131,170 @@ fn settle(cluster: &Cluster, target: &str) -> Result<()> {
     })
 }
 
-fn restarted_once(cluster: &Cluster, pod: &str) -> Result<()> {
+fn restarted(cluster: &Cluster, pod: &str, times: u32) -> Result<()> {
     cluster.wait_for(&["pod", pod], |pod| {
         let status = &pod["status"]["containerStatuses"][0];
-        status["restartCount"] == 1 && status["ready"] == true
+        status["restartCount"] == times && status["ready"] == true
     })?;
+    Ok(())
+}
+
+/// Pods that need their node while nobody else is there: one crashes, one is found ill, one talks, one asks by name, and one
+/// ends. What they share with the test is the directory `out`.
+fn lone_pods(out: &Path, cluster_ip: &str) -> String {
+    let busybox = |name: &str, script: &str, more: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeName: node-1
+  volumes: [{{ name: out, hostPath: {{ path: '{out}', type: Directory }} }}]
+  containers:
+  - name: main
+    image: weir.test/busybox:1
+    command: [sh, -c, '{script}']
+    volumeMounts: [{{ name: out, mountPath: /out }}]
+{more}",
+            out = out.display()
+        )
+    };
+    let probe = "    livenessProbe:
+      exec: { command: [test, -e, /out/well] }
+      periodSeconds: 1
+      failureThreshold: 2
+      timeoutSeconds: 10
+";
+    let asks = "while :; do wget -q -O /dev/null http://echo/ && echo ok >> /out/asked || echo failed >> /out/asked; \
+                sleep 0.2; done";
+    let echo = |name: &str, arguments: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  nodeName: node-2
+  restartPolicy: {}
+  containers: [{{ name: main, image: weir.dev/echo:0.1.0, args: [{arguments}] }}]
+",
+            if name == "ends" { "Never" } else { "Always" }
+        )
+    };
+    [
+        busybox("ill", "touch /out/well; while :; do sleep 1; done", probe),
+        busybox("talks", "n=0; while :; do n=$((n+1)); echo line $n; sleep 1; done", ""),
+        busybox("asks", asks, ""),
+        echo("crashes", "serve"),
+        echo("ends", &format!("request, --target, '{cluster_ip}', --rate, '20', --count, '1600'")),
+    ]
+    .concat()
+}
+
+/// Since when each node is Ready, and what each container of the Deployment is.
+fn lasting(cluster: &Cluster) -> Result<(Vec<String>, BTreeMap<String, String>)> {
+    let nodes = cluster.get(&["nodes"])?;
+    let ready = items(&nodes)
+        .map(|node| format!("{} {} {}", node["metadata"]["name"], readiness(node), node["spec"]["taints"]));
+    let pods = cluster.get(&["pods", "-l", "app=echo"])?;
+    let container = |pod: &Value| {
+        let status = &pod["status"]["containerStatuses"][0];
+        (pod["metadata"]["name"].to_string(), format!("{} {}", status["containerID"], status["restartCount"]))
+    };
+    Ok((ready.collect(), items(&pods).map(container).collect()))
+}
+
+#[test]
+fn two_minutes_without_a_control_plane_are_nothing_to_a_node() -> Result<()> {
+    if !require::cluster() {
+        return Ok(());
+    }
+    let cluster = Cluster::up("alone", 2, Store::Embedded)?;
+    images::add_busybox(&cluster)?;
+    cluster.weir(&["apply", "-f", &example()?])?;
+    cluster.wait_for_rollout("echo")?;
+    let service = cluster.get(&["service", "echo"])?;
+    let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().context("no clusterIP")?);
+    let node_port = format!("{}:30080", cluster.layout.address_of("node-1"));
+    let out = cluster.layout.directory.join("out");
+    fs::create_dir(&out)?;
+    cluster.apply(&lone_pods(&out, &cluster_ip))?;
+    let all = ["ill", "talks", "asks", "crashes", "ends"].map(|name| format!("pod/{name}"));
+    let wait = [&["wait", "--for=condition=Ready", "--timeout=60s"], &all.each_ref().map(String::as_str)[..]];
+    cluster.weir(&wait.concat())?;
+    let crashes = cluster.get(&["pod", "crashes"])?["metadata"]["uid"].as_str().context("no uid")?.to_owned();
+    let before = lasting(&cluster)?;
+    let mut connections = [
+        Connection::from_client(&cluster, &node_port)?,
+        Connection::from(&cluster.layout.namespace_of("node-2"), &node_port)?,
+    ];
+    let who = connections.each_mut().map(Connection::ask);
+    let rate = Rate { per_second: 40, at_least: 100 };
+    let loads = [
+        Load::from_machine(&cluster, "node-2", &cluster_ip, rate)?,
+        Load::from_machine(&cluster, "client", &node_port, rate)?,
+    ];
+
+    let [control] = cluster.processes(&["weir-control"])?[..] else { bail!("want one control plane") };
+    cluster.kill_one(Pid::from_raw(control))?;
+    let returns = Instant::now() + AWAY;
+    let asked = || Ok::<_, anyhow::Error>(fs::read_to_string(out.join("asked"))?.lines().count());
+    let asked_before = asked()?;
+    // The first time it runs again at once, the second time after ten seconds.
+    for time in ["first", "second"] {
+        println!("{time} crash: runs again after {:.1?}", crash(&cluster, &crashes)?);
+    }
+    fs::remove_file(out.join("well"))?;
+    wait::until("another run of what was ill", PATIENCE, || Ok(fs::metadata(out.join("well"))?))?;
+    while Instant::now() < returns {
+        for (connection, who) in connections.iter_mut().zip(&who) {
+            let answer = connection.ask()?;
+            ensure!(who.as_ref().is_ok_and(|who| *who == answer), "{answer} answers, {who:?} did");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let asked_alone = asked()? - asked_before;
+
+    let since = Instant::now();
+    cluster::restart_control(&cluster.layout)?;
+    cluster.weir(&["scale", "deployment", "echo", "--replicas", "6"])?;
+    cluster.wait_for_rollout("echo")?;
+    restarted(&cluster, "crashes", 2)?;
+    restarted(&cluster, "ill", 1)?;
+    cluster.wait_for(&["pod", "ends"], |pod| pod["status"]["phase"] == "Succeeded")?;
+    println!("everything is told after {:.1?}", since.elapsed());
+    for (connection, who) in connections.iter_mut().zip(&who) {
+        ensure!(
+            who.as_ref().is_ok_and(|who| connection.ask().is_ok_and(|now| *who == now)),
+            "{who:?} is gone"
+        );
+    }
+    for load in loads {
+        let (path, tally) = load.finish()?;
+        println!("{path}: {} answered, {} failed", tally.answered(), tally.failed);
+        ensure!(tally.failed == 0, "{path}: {tally:?}");
+    }
+    let tally = Tally::parse(&cluster.weir(&["logs", "ends"])?)?;
+    ensure!(tally.failed == 0 && tally.answered() == 1600, "{tally:?}");
+
+    // By name, all the time.
+    let said = fs::read_to_string(out.join("asked"))?;
+    println!("by name: {} asked, {asked_alone} of them alone", said.lines().count());
+    ensure!(asked_alone > 100 && said.lines().all(|line| line == "ok"), "{said}");
+    // Not a line is missing.
+    let lines = cluster.weir(&["logs", "talks"])?;
+    ensure!(lines.lines().count() > 100, "{lines}");
+    for (number, line) in lines.lines().enumerate() {
+        ensure!(line == format!("line {}", number + 1), "line {}: {line}", number + 1);
+    }
+    // Nobody took the silence for a death.
+    let after = lasting(&cluster)?;
+    ensure!(after.0 == before.0, "{:?} became {:?}", before.0, after.0);
+    for (pod, container) in &before.1 {
+        ensure!(after.1.get(pod) == Some(container), "{pod} was {container}, is {:?}", after.1.get(pod));
+    }
     Ok(())
 }
 
@@ -181,9 +343,7 @@ fn an_agent_turns_to_another_server_when_its_own_dies() -> Result<()> {
         Ok(())
     })?;
     let node = ask(&["get", "node", "node-1"])?;
-    let ready =
-        node["status"]["conditions"].as_array().into_iter().flatten().find(|one| one["type"] == "Ready");
-    ensure!(ready.is_some_and(|ready| ready["status"] == "True"), "{node}");
+    ensure!(condition(&node, "Ready")["status"] == "True", "{node}");
     Ok(())
 }
 

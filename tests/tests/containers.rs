@@ -2,6 +2,7 @@
 //! what the pod says when one cannot be.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -232,6 +233,68 @@ fn hooks_run_in_order_and_within_the_grace_period() -> Result<()> {
     cluster.apply(&pod("unanswered", "restartPolicy: Never,", &asks("/nothing")))?;
     wait_for_event(&cluster, "unanswered", "FailedPostStartHook")?;
     Ok(())
+}
+
+#[test]
+fn hooks_by_http_and_hooks_that_sleep_are_waited_for() -> Result<()> {
+    let Some(cluster) = up("hooked")? else { return Ok(()) };
+    // Every server here writes down who asked it for what.
+    let out = cluster.layout.directory.join("out");
+    let script = out.join("www/cgi-bin/hook");
+    fs::create_dir_all(script.parent().context("a parent")?)?;
+    let note = "echo $REQUEST_METHOD $REQUEST_URI $HTTP_HOST $HTTP_USER_AGENT >> /out/order";
+    fs::write(&script, format!("#!/bin/sh\n{note}\nprintf 'Content-Type: text/plain\\r\\n\\r\\nok\\n'\n"))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let order = || Ok::<_, anyhow::Error>(fs::read_to_string(out.join("order"))?);
+    let server = |name: &str, more: &str, lifecycle: &str| {
+        let volume = format!("{more} volumes: [{{name: out, hostPath: {{path: '{}'}}}}],", out.display());
+        let serve = format!(
+            "read at rest < /proc/uptime; echo $at > /out/{name}-up; httpd -p 8080 -h /out/www; \
+             trap 'echo {name} ends >> /out/order; exit 0' TERM; while :; do sleep 0.05; done"
+        );
+        let container = format!(
+            "volumeMounts: [{{name: out, mountPath: /out}}], command: [sh, -c, \"{serve}\"], \
+             ports: [{{name: web, containerPort: 8080}}], {lifecycle}"
+        );
+        pod(name, &volume, &container)
+    };
+    cluster.apply(&server("door", "", ""))?;
+    ready(&cluster, "door")?;
+    let door = cluster.get(&["pod", "door"])?["status"]["podIP"].as_str().context("no address")?.to_owned();
+
+    // The first goes to another host, the second to the container's own server; both by the port's name.
+    let headers = "{name: User-Agent, value: guest-hook}";
+    let hooks = format!(
+        "lifecycle: {{postStart: {{httpGet: {{host: {door}, port: web, path: '/cgi-bin/hook?when=start', \
+         httpHeaders: [{headers}]}}}}, preStop: {{httpGet: {{port: web, path: '/cgi-bin/hook?when=stop', \
+         httpHeaders: [{headers}, {{name: Host, value: guest.example}}]}}}}}}"
+    );
+    cluster
+        .apply(&server("guest", "", &hooks).replace("GracePeriodSeconds: 1,", "GracePeriodSeconds: 30,"))?;
+    ready(&cluster, "guest")?;
+    let started = format!("GET /cgi-bin/hook?when=start {door}:8080 guest-hook\n");
+    ensure!(order()? == started, "{}", order()?);
+    cluster.weir(&["delete", "pod", "guest", "--timeout=60s"])?;
+    let stopped = "GET /cgi-bin/hook?when=stop guest.example guest-hook\nguest ends\n";
+    ensure!(order()? == started + stopped, "{}", order()?);
+    let told = events(&cluster, "guest")?;
+    ensure!(!told.contains("Hook"), "{told}");
+
+    // A sleep after the start keeps the pod from being ready; one before the end is cut off with the grace period.
+    let sleeps = "lifecycle: {postStart: {sleep: {seconds: 3}}, preStop: {sleep: {seconds: 600}}}";
+    cluster
+        .apply(&server("sleepy", "", sleeps).replace("GracePeriodSeconds: 1,", "GracePeriodSeconds: 3,"))?;
+    ready(&cluster, "sleepy")?;
+    let seconds =
+        |text: &str| -> Result<f64> { Ok(text.split(' ').next().unwrap_or_default().trim().parse()?) };
+    let up = seconds(&fs::read_to_string(out.join("sleepy-up"))?)?;
+    let slept = seconds(&fs::read_to_string("/proc/uptime")?)? - up;
+    ensure!(slept > 2.0, "ready {slept} s after the start");
+    let begun = Instant::now();
+    cluster.weir(&["delete", "pod", "sleepy", "--timeout=60s"])?;
+    let took = begun.elapsed().as_secs_f64();
+    ensure!((2.9..30.0).contains(&took), "gone after {took} s");
+    wait_for_event(&cluster, "sleepy", "FailedPreStopHook")
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use weir_tests::cluster::{Cluster, PATIENCE, items};
+use weir_tests::cluster::{Cluster, PATIENCE, condition, items, readiness};
 use weir_tests::connection::Connection;
-use weir_tests::{require, wait};
+use weir_tests::{images, require, wait};
 use xtask::cluster::{self, Namespace, Store};
 
 const SERVICE: &str = "apiVersion: v1
@@ -41,8 +43,7 @@ spec:
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+    condition(pod, "Ready")["status"] == "True"
 }
 
 fn uid(pod: &Value) -> &str {
@@ -211,42 +212,103 @@ fn a_damaged_file_costs_at_most_its_own_pod() -> Result<()> {
     nothing_is_left(&cluster, "node-1")
 }
 
+/// Another build of the agent, installed elsewhere, as a package would be: the version that it was compiled with is another one, of
+/// the same length. Answers with the program and both versions.
+fn another_build(cluster: &Cluster) -> Result<(PathBuf, String, String)> {
+    let version_of = |program: &Path| -> Result<String> {
+        let said = xtask::shell::output(Command::new(program).arg("--version"))?;
+        Ok(said.trim().rsplit(' ').next().context("no version")?.to_owned())
+    };
+    let first = xtask::build::binaries().join("weir-agent");
+    let old = version_of(&first)?;
+    let last = old.chars().last().and_then(|last| last.to_digit(10)).context("a version ends in a digit")?;
+    let new = format!("{}{}", &old[..old.len() - 1], (last + 1) % 10);
+    let program: PathBuf = cluster.layout.directory.join("next/weir-agent");
+    fs::create_dir_all(program.parent().context("a parent")?)?;
+    fs::copy(&first, &program)?;
+    let replace = format!("s/{}/{new}/g", old.replace('.', "\\."));
+    xtask::shell::output(Command::new("sed").env("LC_ALL", "C").args(["-i", &replace]).arg(&program))?;
+    ensure!(version_of(&program)? == new, "the version lies in the program in another form");
+    Ok((program, old, new))
+}
+
 #[test]
-fn another_build_of_the_agent_takes_over_what_runs() -> Result<()> {
-    if !require::cluster() {
+fn another_version_of_the_agent_takes_over_what_runs_and_so_does_the_old_one_again() -> Result<()> {
+    if !require::cluster_and(&["/usr/bin/curl"]) {
         return Ok(());
     }
     let cluster = Cluster::up("upgrade", 1, Store::Embedded)?;
-    cluster.apply(&(pod("one", "web") + SERVICE))?;
-    let before = all_answer(&cluster, 1)?;
+    let first = xtask::build::binaries().join("weir-agent");
+    let (next, old, new) = another_build(&cluster)?;
+    images::add_busybox(&cluster)?;
+    // It is healthy only by a command, and its log must have every line.
+    let talks = "{apiVersion: v1, kind: Pod, metadata: {name: talks}, spec: {terminationGracePeriodSeconds: 0, containers: \
+                 [{name: main, image: 'weir.test/busybox:1', livenessProbe: {exec: {command: ['true']}, periodSeconds: 1, \
+                 timeoutSeconds: 10}, command: [sh, -c, 'n=0; while :; do n=$((n+1)); echo line $n; sleep 0.1; done']}]}}";
+    cluster.apply(talks)?;
+    cluster.weir(&["wait", "--for=condition=Ready", "pod/talks", "--timeout=60s"])?;
+    cluster.apply(&(pod("zero", "web") + SERVICE))?;
+    cluster.wait_for(&["pod", "zero"], is_ready)?;
     cluster.wait_for_dataplanes()?;
     let target = format!("{}:30080", cluster.layout.address_of("node-1"));
     let mut connection = Connection::from_client(&cluster, &target)?;
-    connection.ask()?;
-    // Installed elsewhere, as a package would; the shims go on with the copy of the old one.
-    let program: PathBuf = cluster.layout.directory.join("next/weir-agent");
-    fs::create_dir_all(program.parent().context("a parent")?)?;
-    fs::copy(xtask::build::binaries().join("weir-agent"), &program)?;
-    cluster.kill_one(cluster.agent_of("node-1")?)?;
-    cluster::restart_agent_as(&cluster.layout, "node-1", &program, &[])?;
-    cluster.apply(&pod("two", "web"))?;
-    let after = all_answer(&cluster, 2)?;
-    ensure!(identity(&after["one"]) == identity(&before["one"]), "the pod was touched");
-    connection.ask()?;
-    let said = cluster.weir(&[
-        "exec",
-        "one",
-        "--",
-        "/echo",
-        "request",
-        "--target",
-        "127.0.0.1:8080",
-        "--count",
-        "1",
-    ])?;
-    ensure!(said.contains("\"failed\":0"), "{said}");
-    // The old shim hears the new agent, to the end.
-    cluster.weir(&["delete", "pod", "one"])?;
-    let directory = cluster.layout.node_directory("node-1").join("pods").join(uid(&before["one"]));
-    wait::until("the pod's end", PATIENCE, || if directory.exists() { bail!("there") } else { Ok(()) })
+    ensure!(connection.ask()?.starts_with("zero "));
+    let ready = readiness(&cluster.get(&["node", "node-1"])?);
+    let mut before = pods(&cluster)?;
+
+    // Upgrade and downgrade, by a crash and in order.
+    let steps = [
+        ("one", &next, &new, Signal::SIGKILL),
+        ("two", &first, &old, Signal::SIGTERM),
+        ("three", &next, &new, Signal::SIGTERM),
+        ("four", &first, &old, Signal::SIGKILL),
+    ];
+    for (name, program, version, signal) in steps {
+        cluster.end_one(cluster.agent_of("node-1")?, signal)?;
+        ensure!(connection.ask()?.starts_with("zero "), "{name}: no agent, and no connection");
+        let tally = cluster.request_from("client", &target, &["--count", "20"])?;
+        ensure!(tally.failed == 0, "{name}: no agent: {tally:?}");
+        cluster::restart_agent_as(&cluster.layout, "node-1", program, &[])?;
+        let node = cluster.wait_for(&["node", "node-1"], |node| {
+            node["status"]["nodeInfo"]["kubeletVersion"] == format!("v{version}")
+        })?;
+        ensure!(
+            node["status"]["nodeInfo"]["containerRuntimeVersion"] == format!("weir://{version}"),
+            "{node}"
+        );
+        ensure!(readiness(&node) == ready, "{name}: {node}");
+        ensure!(cluster.weir(&["get", "nodes"])?.contains(&format!("v{version}")));
+        let build = format!("kubernetes_build_info{{git_version=\"v{version}\"");
+        wait::until("metrics of this version", PATIENCE, || {
+            let metrics = cluster.metrics_of("node-1")?;
+            ensure!(metrics.contains(&build), "{name}: {metrics}");
+            Ok(())
+        })?;
+
+        cluster.apply(&pod(name, "web"))?;
+        cluster.wait_for(&["pod", name], is_ready)?;
+        let now = pods(&cluster)?;
+        for (pod, was) in &before {
+            ensure!(
+                identity(&now[pod]) == identity(was),
+                "{name}: {pod} was touched: {}",
+                now[pod]["status"]
+            );
+            ensure!(is_ready(&now[pod]), "{name}: {pod} is not ready: {}", now[pod]["status"]);
+        }
+        ensure!(connection.ask()?.starts_with("zero "));
+        // Whichever version started them, this one enters them.
+        for pod in now.keys().filter(|pod| *pod != "talks") {
+            let asks = ["exec", pod, "--", "/echo", "request", "--target", "127.0.0.1:8080", "--count", "1"];
+            let said = cluster.weir(&asks)?;
+            ensure!(said.contains("\"failed\":0"), "{name}: {pod}: {said}");
+        }
+        let logs = cluster.weir(&["logs", "talks"])?;
+        let expected = (1..=logs.lines().count()).map(|number| format!("line {number}"));
+        ensure!(logs.lines().eq(expected), "{name}: {logs}");
+        before = now;
+    }
+    // Shims of both versions hear the agent, to the end.
+    cluster.weir(&["delete", "pods", "--all"])?;
+    nothing_is_left(&cluster, "node-1")
 }

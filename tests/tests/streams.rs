@@ -1,8 +1,7 @@
 //! Commands in containers and connections into pods: by `weir`, by `kubectl`, and when one end of them dies.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weir_tests::cluster::{Cluster, PATIENCE};
+use weir_tests::forward::Forward;
 use weir_tests::{require, wait};
 use xtask::cluster::{self, Store};
 
@@ -319,17 +319,11 @@ fn ports_are_forwarded_into_pods() -> Result<()> {
          ports: [{ port: 80, targetPort: http }]\n",
     )?;
     ready(&cluster, "shell")?;
-    for (target, port, remote) in [("shell", ":8080", 8080), ("svc/shell", ":80", 8080)] {
-        let arguments = ["port-forward", target, port];
-        let mut client = Running::start(&mut cluster::weir(&cluster.layout, &arguments))?;
-        let mut lines = BufReader::new(client.0.stdout.take().context("no stdout")?).lines();
-        let line = lines.next().context("no line")??;
-        let address = line
-            .strip_prefix("Forwarding from ")
-            .and_then(|rest| rest.strip_suffix(&format!(" -> {remote}")))
-            .with_context(|| line.clone())?;
+    for (target, port) in [("shell", ":8080"), ("svc/shell", ":80")] {
+        let forward = Forward::start(&cluster, target, port)?;
+        ensure!(forward.remote == 8080, "{forward:?}");
         std::thread::scope(|scope| -> Result<()> {
-            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| request(address))).collect();
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| forward.request())).collect();
             for asked in asking {
                 let answer = asked.join().map_err(|_| anyhow::anyhow!("a panic"))??;
                 ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -337,29 +331,11 @@ fn ports_are_forwarded_into_pods() -> Result<()> {
             Ok(())
         })?;
     }
-    let arguments = ["port-forward", "shell", ":9"];
-    let mut client = Running::start(&mut cluster::weir(&cluster.layout, &arguments))?;
-    let mut lines = BufReader::new(client.0.stdout.take().context("no stdout")?).lines();
-    let line = lines.next().context("no line")??;
-    let address = line.trim_start_matches("Forwarding from ").trim_end_matches(" -> 9");
-    ensure!(request(address).is_ok_and(|answer| answer.is_empty()) || request(address).is_err());
-    let mut notes = BufReader::new(client.0.stderr.take().context("no stderr")?).lines();
-    let refused =
-        notes.find(|line| line.as_ref().is_ok_and(|line| line.contains("an error occurred forwarding")));
-    let refused = refused.context("no error was shown")??;
+    let forward = Forward::start(&cluster, "shell", ":9")?;
+    ensure!(forward.request().unwrap_or_default().is_empty());
+    let refused = forward.complaint()?;
     ensure!(refused.contains("refused"), "{refused}");
     Ok(())
-}
-
-/// One request over a connection that is half closed behind it.
-fn request(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: echo\r\nconnection: close\r\n\r\n")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[test]
