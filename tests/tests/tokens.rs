@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, PATIENCE};
 use weir_tests::{require, wait};
-use xtask::cluster::Store;
+use xtask::cluster::{self, Store};
 
 const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -97,6 +97,63 @@ fn a_pod_speaks_to_the_api_server_as_its_account() -> Result<()> {
             }
         }
     })
+}
+
+#[test]
+fn a_running_pods_token_is_replaced_whole_and_the_pod_goes_on_with_the_new_one() -> Result<()> {
+    if !require::cluster_and(&["/usr/bin/curl"]) {
+        return Ok(());
+    }
+    let cluster = Cluster::up("renewal", 1, Store::Embedded)?;
+    // It reads without a pause, and tells of each token that it sees.
+    let reads = format!(
+        "while :; do now=$(/usr/bin/busybox cat {MOUNTED}/token) || echo missing; case $now in *.*.*) ;; *) echo broken;; esac; \
+         test \\\"$now\\\" = \\\"$last\\\" || echo new; last=$now; done"
+    );
+    let reader = format!(
+        "  initContainers:
+  - name: reader
+    image: weir.dev/echo:0.1.0
+    restartPolicy: Always
+    command: [/usr/bin/busybox, sh, -c, \"{reads}\"]
+    volumeMounts:
+    - {{ name: usr, mountPath: /usr, readOnly: true }}
+    - {{ name: lib, mountPath: /lib, readOnly: true }}
+    - {{ name: lib64, mountPath: /lib64, readOnly: true }}"
+    );
+    cluster.apply(&pod("client", &reader))?;
+    cluster.weir(&["wait", "--for=condition=Ready", "pod/client", "--timeout=60s"])?;
+    let token = || run(&cluster, "client", &format!("/usr/bin/busybox cat {MOUNTED}/token"));
+    let shown = || run(&cluster, "client", &format!("/usr/bin/busybox readlink {MOUNTED}/..data"));
+    let known = || {
+        let (said, code) = get(&cluster, "client", "kubernetes.default", "/api/v1/namespaces/default/pods")?;
+        let message = said["message"].as_str().unwrap_or_default();
+        ensure!(code == 403 && message.contains("\"system:serviceaccount:default:default\""), "{said}");
+        Ok(())
+    };
+    wait::until("the API server to answer", PATIENCE, known)?;
+    let (first, place) = (token()?, shown()?);
+
+    // The node's tokens are in its agent's memory: the next agent asks for another one, as at a token's own time.
+    cluster.kill_one(cluster.agent_of("node-1")?)?;
+    cluster::restart_agent(&cluster.layout, "node-1")?;
+    let second = wait::until("another token", PATIENCE, || {
+        let now = token()?;
+        ensure!(now != first, "it is the same");
+        Ok(now)
+    })?;
+    ensure!(shown()? != place, "the files were not replaced together");
+    known()?;
+    for token in [&first, &second] {
+        let who = cluster.weir(&["auth", "whoami", "--token", token.trim(), "-o", "json"])?;
+        let who: Value = serde_json::from_str(&who)?;
+        ensure!(who["status"]["userInfo"]["username"] == "system:serviceaccount:default:default", "{who}");
+    }
+    let told = cluster.weir(&["logs", "client", "-c", "reader"])?;
+    ensure!(told == "new\nnew\n", "{told}");
+    let status = cluster.get(&["pod", "client"])?["status"]["containerStatuses"][0].clone();
+    ensure!(status["restartCount"] == 0, "{status}");
+    Ok(())
 }
 
 #[test]

@@ -236,11 +236,46 @@ mod tests {
         Held { text: text.into(), renew_at, ends_at: now + Duration::from_secs(ends_in), backoff }
     }
 
-    /// A server that knows no tokens stands for one that is away.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_asked_for_again_when_four_fifths_of_what_the_server_gave_are_over() {
+        let server = weir_client::fake::FakeServer::default();
+        let mut account = ServiceAccount::default();
+        account.meta_mut().namespace = "shop".to_owned();
+        account.meta_mut().name = "default".to_owned();
+        server.put(&account);
+        // Shorter than what is asked for.
+        server.shorten_tokens(600);
+        let (client, tokens, mut pod) = (server.client(), Tokens::default(), Pod::default());
+        pod.meta_mut().namespace = "shop".to_owned();
+        let current = async || tokens.current(&client, &pod, &wanted("")).await.expect("a token");
+        let began = Instant::now();
+        let first = current().await;
+        assert_eq!(&*first.text, "token 1 of default");
+        let renewal = first.renew_at - began;
+        assert!((456..=480).contains(&renewal.as_secs()), "{renewal:?}");
+        tokio::time::advance(Duration::from_secs(455)).await;
+        assert_eq!(&*current().await.text, "token 1 of default");
+        tokio::time::advance(Duration::from_secs(26)).await;
+        let second = current().await;
+        assert_eq!((&*second.text, second.trouble.is_some()), ("token 2 of default", false));
+        // The second one's own time counts from when it was given.
+        assert!(second.renew_at - began >= Duration::from_secs(481 + 456), "{:?}", second.renew_at - began);
+        // Where the server refuses, the second one serves to its end.
+        server.refuse_writes(true);
+        tokio::time::advance(Duration::from_secs(500)).await;
+        let late = current().await;
+        assert_eq!((&*late.text, late.trouble.is_some()), ("token 2 of default", true));
+        tokio::time::advance(Duration::from_secs(101)).await;
+        assert!(tokens.current(&client, &pod, &wanted("")).await.is_err(), "it is over");
+        server.refuse_writes(false);
+        assert_eq!(&*current().await.text, "token 3 of default");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_old_token_is_shown_while_no_newer_is_to_be_had_and_no_longer_than_it_is_good() {
-        let client = weir_client::fake::FakeServer::default().client();
-        let (tokens, pod) = (Tokens::default(), Pod::default());
+        let server = weir_client::fake::FakeServer::default();
+        server.refuse_writes(true);
+        let (client, tokens, pod) = (server.client(), Tokens::default(), Pod::default());
         let asked = |audience: &str| Asked {
             pod_uid: String::new(),
             audience: audience.to_owned(),

@@ -57,6 +57,11 @@ impl FakeServer {
         self.change(|state| state.conflicts = count);
     }
 
+    /// Tokens of accounts are good for so many seconds from now on, whatever is asked.
+    pub fn shorten_tokens(&self, seconds: i64) {
+        self.change(|state| state.token_life = Some(seconds));
+    }
+
     /// Writes are answered with "unavailable" as long as this is on.
     pub fn refuse_writes(&self, on: bool) {
         self.change(|state| state.refuse_writes = on);

@@ -3,6 +3,7 @@
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::Value;
 use tonic::{Request, Response, Status};
+use weir_proto::meta::v1::Time;
 use weir_proto::status::ApiError;
 use weir_proto::weir::v1::resources_server::Resources;
 use weir_proto::weir::v1::watch_event::Type;
@@ -83,6 +84,9 @@ impl Resources for FakeServer {
             return answer(
                 self.change(|state| state.delete(kind, &wanted.namespace, &wanted.name, &condition)),
             );
+        }
+        if wanted.subresource == "token" {
+            return self.token(kind, &wanted, &payload(request.object)?);
         }
         let mut object = decoded(kind, request.object)?;
         if kind.namespaced && object.meta().namespace.is_empty() {
@@ -171,6 +175,25 @@ impl FakeServer {
                 .from_json(&value, &mut Vec::new())
                 .map_err(|error| ApiError::bad_request(error.to_string()))?;
             state.update(kind, "binding", object)
+        }))
+    }
+
+    /// Names the account, and which token of this server it is.
+    fn token(&self, kind: &'static Kind, account: &ObjectRef, request: &[u8]) -> Answer<Wire> {
+        let mut request: weir_proto::authentication::v1::TokenRequest =
+            prost::Message::decode(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        answer(self.change(|state| {
+            state.writable()?;
+            state.get(kind, &account.namespace, &account.name)?;
+            state.tokens += 1;
+            let asked = request.spec.as_ref().and_then(|spec| spec.expiration_seconds).unwrap_or(3600);
+            let now = Time::now();
+            request.meta_mut().creation_timestamp = Some(now);
+            let status = request.status.get_or_insert_default();
+            status.token = format!("token {} of {}", state.tokens, account.name);
+            status.expiration_timestamp =
+                Some(Time::from_unix(now.unix() + state.token_life.unwrap_or(asked)));
+            Ok(Box::new(request) as Box<dyn Object>)
         }))
     }
 }

@@ -23,6 +23,9 @@ pub(super) struct State {
     pub(super) watches_paused: bool,
     pub(super) epoch: u64,
     pub(super) writes: u64,
+    pub(super) tokens: u64,
+    /// In seconds; None for what is asked.
+    pub(super) token_life: Option<i64>,
 }
 
 #[derive(Debug)]
