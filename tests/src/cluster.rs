@@ -218,6 +218,23 @@ impl Cluster {
     }
 }
 
+/// A process that was told to stand still, and goes on at the latest when this is dropped.
+#[derive(Debug)]
+pub struct Stopped(Pid);
+
+impl Stopped {
+    pub fn stop(pid: Pid) -> Result<Self> {
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if let Err(error) = cluster::remove(&self.layout) {

@@ -12,17 +12,16 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weir_tests::cluster::{Cluster, PATIENCE, Tally, condition, items, readiness};
+use weir_tests::cluster::{Cluster, PATIENCE, Stopped, Tally, condition, items, readiness};
 use weir_tests::connection::Connection;
 use weir_tests::load::{Load, Rate};
 use weir_tests::{images, require, wait};
 use xtask::cluster::{self, Store};
 
-/// How long it is dead; and how long it hears and says nothing, which is worse.
-const DEAD: Duration = Duration::from_secs(20);
+/// How long it hears and says nothing.
 const MUTE: Duration = Duration::from_secs(25);
-/// How long it is away when a node's whole life is looked at: Leases have ended long before, and most back-offs.
-const AWAY: Duration = Duration::from_secs(120);
+/// How long it is dead: Leases have ended long before.
+const DEAD: Duration = Duration::from_secs(120);
 
 fn example() -> Result<String> {
     let path = xtask::shell::workspace().join("examples/echo.yaml");
@@ -52,74 +51,132 @@ fn crash(cluster: &Cluster, uid: &str) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// A cluster of two nodes that serves the example.
+struct Scene {
+    cluster: Cluster,
+    cluster_ip: String,
+    node_port: String,
+}
+
+impl Scene {
+    fn up(name: &str) -> Result<Self> {
+        let cluster = Cluster::up(name, 2, Store::Embedded)?;
+        images::add_busybox(&cluster)?;
+        cluster.weir(&["apply", "-f", &example()?])?;
+        cluster.wait_for_rollout("echo")?;
+        let service = cluster.get(&["service", "echo"])?;
+        let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().context("no clusterIP")?);
+        let node_port = format!("{}:30080", cluster.layout.address_of("node-1"));
+        Ok(Self { cluster, cluster_ip, node_port })
+    }
+
+    fn control(&self) -> Result<Pid> {
+        let [control] = self.cluster.processes(&["weir-control"])?[..] else {
+            bail!("want one control plane")
+        };
+        Ok(Pid::from_raw(control))
+    }
+
+    /// New connections all the time, from a node and from outside.
+    fn loads(&self) -> Result<[Load; 2]> {
+        let rate = Rate { per_second: 40, at_least: 100 };
+        Ok([
+            Load::from_machine(&self.cluster, "node-2", &self.cluster_ip, rate)?,
+            Load::from_machine(&self.cluster, "client", &self.node_port, rate)?,
+        ])
+    }
+
+    /// Connections that are to stay.
+    fn held(&self) -> Result<Held> {
+        let namespace = self.cluster.layout.namespace_of("node-2");
+        let connections = [
+            Connection::from_client(&self.cluster, &self.node_port)?,
+            Connection::from(&namespace, &self.node_port)?,
+        ];
+        let with_peer = |mut connection: Connection| Ok((connection.ask()?, connection));
+        Ok(Held(connections.into_iter().map(with_peer).collect::<Result<_>>()?))
+    }
+}
+
+/// Open connections, and who answered on each.
+struct Held(Vec<(String, Connection)>);
+
+impl Held {
+    /// Data goes both ways, to the same pod as ever.
+    fn ask(&mut self) -> Result<()> {
+        for (who, connection) in &mut self.0 {
+            let answer = connection.ask()?;
+            ensure!(answer == *who, "{answer} answers on the connection to {who}");
+        }
+        Ok(())
+    }
+
+    /// Every second: the server closes what is idle for long.
+    fn ask_until(&mut self, end: Instant) -> Result<()> {
+        while Instant::now() < end {
+            self.ask()?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+}
+
+/// Nobody of all who came was turned away.
+fn served(what: &str, loads: [Load; 2]) -> Result<()> {
+    for load in loads {
+        let (path, tally) = load.finish()?;
+        println!("{what}: {path}: {} answered, {} failed", tally.answered(), tally.failed);
+        ensure!(tally.failed == 0 && tally.answers.len() >= 4, "{what}: {path}: {tally:?}");
+    }
+    Ok(())
+}
+
 #[test]
-fn without_a_control_plane_connections_go_on_and_what_crashes_runs_again() -> Result<()> {
+fn a_mute_control_plane_and_a_silent_node_cost_no_connection_and_no_container() -> Result<()> {
     if !require::cluster() {
         return Ok(());
     }
-    let cluster = Cluster::up("away", 2, Store::Embedded)?;
-    cluster.weir(&["apply", "-f", &example()?])?;
-    cluster.wait_for_rollout("echo")?;
-    let service = cluster.get(&["service", "echo"])?;
-    let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().context("no clusterIP")?);
-    let node_port = format!("{}:30080", cluster.layout.address_of("node-1"));
+    let scene = Scene::up("away")?;
+    let cluster = &scene.cluster;
+    let mut held = scene.held()?;
     let pods = cluster.get(&["pods", "-l", "app=echo"])?;
-    let mut by_name: Vec<(String, String)> = items(&pods)
-        .map(|pod| {
-            let word = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
-            (word("name"), word("uid"))
-        })
-        .collect();
-    let mut connection = Connection::from_client(&cluster, &node_port)?;
-    let who = connection.ask()?;
-    // The one that the open connection leads to is left alone.
-    by_name.retain(|(name, _)| !who.starts_with(name.as_str()));
-    let [(first, first_uid), (second, second_uid), ..] = &by_name[..] else { bail!("too few pods") };
+    // One that no open connection leads to.
+    let word = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let free = |pod: &&Value| held.0.iter().all(|(who, _)| !who.starts_with(&word(pod, "name")));
+    let pod = items(&pods).find(free).context("too few pods")?;
+    let (name, uid) = (word(pod, "name"), word(pod, "uid"));
 
-    let [control] = cluster.processes(&["weir-control"])?[..] else { bail!("want one control plane") };
-    cluster.kill_one(Pid::from_raw(control))?;
-    let rate = Rate { per_second: 40, at_least: 100 };
-    let loads = |what: &str, time: Duration, connection: &mut Connection| -> Result<()> {
-        let loads = [
-            Load::from_machine(&cluster, "node-2", &cluster_ip, rate)?,
-            Load::from_machine(&cluster, "client", &node_port, rate)?,
-        ];
-        // The server closes what is idle for long.
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            ensure!(connection.ask()? == who, "another pod answered on the same connection");
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        for load in loads {
-            let (path, tally) = load.finish()?;
-            println!("{what}: {path}: {} answered, {} failed", tally.answered(), tally.failed);
-            ensure!(tally.failed == 0 && tally.answers.len() == 4, "{what}: {path}: {tally:?}");
-        }
-        Ok(())
-    };
-    println!("dead: {first} ran again after {:.1?}", crash(&cluster, first_uid)?);
-    settle(&cluster, &cluster_ip)?;
-    loads("dead", DEAD, &mut connection)?;
-    cluster::restart_control(&cluster.layout)?;
-    restarted(&cluster, first, 1)?;
+    let stopped = Stopped::stop(scene.control()?)?;
+    println!("mute: {name} ran again after {:.1?}", crash(cluster, &uid)?);
+    settle(cluster, &scene.cluster_ip)?;
+    let loads = scene.loads()?;
+    held.ask_until(Instant::now() + MUTE)?;
+    served("mute", loads)?;
+    drop(stopped);
+    held.ask()?;
+    restarted(cluster, &name, 1)?;
 
-    let [control] = cluster.processes(&["weir-control"])?[..] else { bail!("want one control plane") };
-    let control = Pid::from_raw(control);
-    kill(control, Signal::SIGSTOP)?;
-    let outcome = (|| {
-        println!("mute: {second} ran again after {:.1?}", crash(&cluster, second_uid)?);
-        settle(&cluster, &cluster_ip)?;
-        loads("mute", MUTE, &mut connection)
-    })();
-    kill(control, Signal::SIGCONT)?;
-    outcome?;
-    ensure!(connection.ask()? == who);
-    restarted(&cluster, second, 1)?;
+    // A node that is not heard of is avoided; one that is back within the tolerance of its pods is as it was.
+    let (_, before) = lasting(cluster)?;
+    let loads = scene.loads()?;
+    let stopped = Stopped::stop(cluster.agent_of("node-2")?)?;
+    let since = Instant::now();
+    cluster.wait_for(&["node", "node-2"], |node| {
+        let taints = node["spec"]["taints"].to_string();
+        condition(node, "Ready")["status"] == "Unknown" && taints.contains("node.kubernetes.io/unreachable")
+    })?;
+    println!("silent: unreachable after {:.1?}", since.elapsed());
+    held.ask()?;
+    drop(stopped);
+    cluster.wait_for(&["node", "node-2"], |node| {
+        condition(node, "Ready")["status"] == "True" && node["spec"]["taints"].is_null()
+    })?;
     // And everything goes on as before.
     cluster.weir(&["scale", "deployment", "echo", "--replicas", "6"])?;
     cluster.wait_for_rollout("echo")?;
-    ensure!(connection.ask()? == who);
-    Ok(())
+    held.ask()?;
+    served("silent", loads)?;
+    untouched(&before, &lasting(cluster)?.1)
 }
 
 /// Waits until the new run listens too.
@@ -211,71 +268,41 @@ fn two_minutes_without_a_control_plane_are_nothing_to_a_node() -> Result<()> {
     if !require::cluster() {
         return Ok(());
     }
-    let cluster = Cluster::up("alone", 2, Store::Embedded)?;
-    images::add_busybox(&cluster)?;
-    cluster.weir(&["apply", "-f", &example()?])?;
-    cluster.wait_for_rollout("echo")?;
-    let service = cluster.get(&["service", "echo"])?;
-    let cluster_ip = format!("{}:80", service["spec"]["clusterIP"].as_str().context("no clusterIP")?);
-    let node_port = format!("{}:30080", cluster.layout.address_of("node-1"));
+    let scene = Scene::up("alone")?;
+    let cluster = &scene.cluster;
     let out = cluster.layout.directory.join("out");
     fs::create_dir(&out)?;
-    cluster.apply(&lone_pods(&out, &cluster_ip))?;
-    let all = ["ill", "talks", "asks", "crashes", "ends"].map(|name| format!("pod/{name}"));
-    let wait = [&["wait", "--for=condition=Ready", "--timeout=60s"], &all.each_ref().map(String::as_str)[..]];
-    cluster.weir(&wait.concat())?;
+    cluster.apply(&lone_pods(&out, &scene.cluster_ip))?;
+    for pod in ["ill", "talks", "asks", "crashes", "ends"] {
+        cluster.weir(&["wait", "--for=condition=Ready", "--timeout=60s", &format!("pod/{pod}")])?;
+    }
     let crashes = cluster.get(&["pod", "crashes"])?["metadata"]["uid"].as_str().context("no uid")?.to_owned();
-    let before = lasting(&cluster)?;
-    let mut connections = [
-        Connection::from_client(&cluster, &node_port)?,
-        Connection::from(&cluster.layout.namespace_of("node-2"), &node_port)?,
-    ];
-    let who = connections.each_mut().map(Connection::ask);
-    let rate = Rate { per_second: 40, at_least: 100 };
-    let loads = [
-        Load::from_machine(&cluster, "node-2", &cluster_ip, rate)?,
-        Load::from_machine(&cluster, "client", &node_port, rate)?,
-    ];
+    let (nodes, containers) = lasting(cluster)?;
+    let (mut held, loads) = (scene.held()?, scene.loads()?);
 
-    let [control] = cluster.processes(&["weir-control"])?[..] else { bail!("want one control plane") };
-    cluster.kill_one(Pid::from_raw(control))?;
-    let returns = Instant::now() + AWAY;
+    cluster.kill_one(scene.control()?)?;
+    let returns = Instant::now() + DEAD;
     let asked = || Ok::<_, anyhow::Error>(fs::read_to_string(out.join("asked"))?.lines().count());
     let asked_before = asked()?;
     // The first time it runs again at once, the second time after ten seconds.
     for time in ["first", "second"] {
-        println!("{time} crash: runs again after {:.1?}", crash(&cluster, &crashes)?);
+        println!("{time} crash: runs again after {:.1?}", crash(cluster, &crashes)?);
     }
     fs::remove_file(out.join("well"))?;
     wait::until("another run of what was ill", PATIENCE, || Ok(fs::metadata(out.join("well"))?))?;
-    while Instant::now() < returns {
-        for (connection, who) in connections.iter_mut().zip(&who) {
-            let answer = connection.ask()?;
-            ensure!(who.as_ref().is_ok_and(|who| *who == answer), "{answer} answers, {who:?} did");
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    held.ask_until(returns)?;
     let asked_alone = asked()? - asked_before;
 
     let since = Instant::now();
     cluster::restart_control(&cluster.layout)?;
     cluster.weir(&["scale", "deployment", "echo", "--replicas", "6"])?;
     cluster.wait_for_rollout("echo")?;
-    restarted(&cluster, "crashes", 2)?;
-    restarted(&cluster, "ill", 1)?;
+    restarted(cluster, "crashes", 2)?;
+    restarted(cluster, "ill", 1)?;
     cluster.wait_for(&["pod", "ends"], |pod| pod["status"]["phase"] == "Succeeded")?;
     println!("everything is told after {:.1?}", since.elapsed());
-    for (connection, who) in connections.iter_mut().zip(&who) {
-        ensure!(
-            who.as_ref().is_ok_and(|who| connection.ask().is_ok_and(|now| *who == now)),
-            "{who:?} is gone"
-        );
-    }
-    for load in loads {
-        let (path, tally) = load.finish()?;
-        println!("{path}: {} answered, {} failed", tally.answered(), tally.failed);
-        ensure!(tally.failed == 0, "{path}: {tally:?}");
-    }
+    held.ask()?;
+    served("dead", loads)?;
     let tally = Tally::parse(&cluster.weir(&["logs", "ends"])?)?;
     ensure!(tally.failed == 0 && tally.answered() == 1600, "{tally:?}");
 
@@ -286,14 +313,17 @@ fn two_minutes_without_a_control_plane_are_nothing_to_a_node() -> Result<()> {
     // Not a line is missing.
     let lines = cluster.weir(&["logs", "talks"])?;
     ensure!(lines.lines().count() > 100, "{lines}");
-    for (number, line) in lines.lines().enumerate() {
-        ensure!(line == format!("line {}", number + 1), "line {}: {line}", number + 1);
-    }
+    ensure!(lines.lines().eq((1..=lines.lines().count()).map(|number| format!("line {number}"))), "{lines}");
     // Nobody took the silence for a death.
-    let after = lasting(&cluster)?;
-    ensure!(after.0 == before.0, "{:?} became {:?}", before.0, after.0);
-    for (pod, container) in &before.1 {
-        ensure!(after.1.get(pod) == Some(container), "{pod} was {container}, is {:?}", after.1.get(pod));
+    let after = lasting(cluster)?;
+    ensure!(after.0 == nodes, "{nodes:?} became {:?}", after.0);
+    untouched(&containers, &after.1)
+}
+
+/// What ran before runs now, as the same container.
+fn untouched(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Result<()> {
+    for (pod, container) in before {
+        ensure!(after.get(pod) == Some(container), "{pod} was {container}, is {:?}", after.get(pod));
     }
     Ok(())
 }

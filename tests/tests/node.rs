@@ -157,6 +157,8 @@ fn its_static_pod_answers(cluster: &Cluster) -> Result<()> {
         let mut command = Command::new("kubectl");
         xtask::shell::output(command.arg("--kubeconfig").arg(cluster.layout.kubeconfig()).args(arguments))
     };
+    // An agent that has just found its control plane has yet to hear of the mirror.
+    wait::until("the mirror's log", PATIENCE, || cluster.weir(&["logs", MIRROR]))?;
     let asks = ["exec", MIRROR, "--", "/echo", "request", "--target", "127.0.0.1:8080", "--count", "1"];
     for by in [&(|words: &[&str]| cluster.weir(words)) as &dyn Fn(&[&str]) -> Result<String>, &kubectl] {
         let log = by(&["logs", MIRROR])?;

@@ -5,10 +5,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weir_tests::cluster::{Cluster, PATIENCE, items};
+use weir_tests::cluster::{Cluster, PATIENCE, Stopped, items};
 use weir_tests::load::{Load, Rate};
 use weir_tests::scrape::agent_count;
 use weir_tests::{require, wait};
@@ -127,22 +126,6 @@ fn events(cluster: &Cluster, reason: &str) -> Result<Vec<String>> {
     let events = cluster.get(&["events"])?;
     let of_reason = items(&events).filter(|event| event["reason"] == reason);
     Ok(of_reason.map(|event| event["message"].to_string()).collect())
-}
-
-/// Stopped, and gone on with at the latest when the test is over.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn stop(pid: Pid) -> Result<Self> {
-        kill(pid, Signal::SIGSTOP)?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
 }
 
 /// Name and uid of a pod of the Deployment that is not on its way out.
