@@ -1,7 +1,7 @@
 //! A cluster for one test, made exactly as `cargo xtask up` makes one, and removed when the test ends, however.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -191,24 +191,6 @@ impl Cluster {
             }
         }
         Ok(found)
-    }
-
-    /// What a node's agent counts: its `/metrics`, asked for as an administrator.
-    pub fn metrics_of(&self, node: &str) -> Result<String> {
-        let file = |name: &str, field: &str| -> Result<PathBuf> {
-            let encoded = self.weir(&["config", "view", "--raw", &format!("-o=jsonpath={{{field}}}")])?;
-            let path = self.layout.directory.join(name);
-            let mut decode = Command::new("sh");
-            decode.args(["-c", "printf %s \"$0\" | base64 -d > \"$1\"", encoded.trim()]).arg(&path);
-            xtask::shell::output(&mut decode).with_context(|| format!("decode {field}"))?;
-            Ok(path)
-        };
-        let mut curl = self.command_in("hub", Path::new("/usr/bin/curl"))?;
-        curl.args(["--silent", "--show-error", "--fail", "--insecure", "--cert"]);
-        curl.arg(file("client.crt", ".users[0].user.client-certificate-data")?).arg("--key");
-        curl.arg(file("client.key", ".users[0].user.client-key-data")?);
-        curl.arg(format!("https://{}:10250/metrics", self.layout.address_of(node)));
-        xtask::shell::output(&mut curl)
     }
 
     /// Sends requests from a machine of the cluster and counts the answers.

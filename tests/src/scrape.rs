@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::cluster::Cluster;
 
-/// A count without labels. One that nothing was added to is not there, and 0.
-pub fn agent_count(cluster: &Cluster, node: &str, name: &str) -> Result<u64> {
+/// All of it, as an administrator is told.
+pub fn agent_metrics(cluster: &Cluster, node: &str) -> Result<String> {
     let file = |name: &str, field: &str| -> Result<PathBuf> {
         let output = format!("-o=jsonpath={{{field}}}");
         let encoded = cluster.weir(&["config", "view", "--raw", &output])?;
@@ -25,7 +25,12 @@ pub fn agent_count(cluster: &Cluster, node: &str, name: &str) -> Result<u64> {
     curl.arg(file("client.crt", ".users[0].user.client-certificate-data")?).arg("--key");
     curl.arg(file("client.key", ".users[0].user.client-key-data")?);
     curl.arg(format!("https://{}:10250/metrics", cluster.layout.address_of(node)));
-    let text = xtask::shell::output(&mut curl)?;
+    xtask::shell::output(&mut curl)
+}
+
+/// A count without labels. One that nothing was added to is not there, and 0.
+pub fn agent_count(cluster: &Cluster, node: &str, name: &str) -> Result<u64> {
+    let text = agent_metrics(cluster, node)?;
     let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
     Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0))
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, PATIENCE, condition, items};
+use weir_tests::scrape::agent_metrics;
 use weir_tests::{images, require, wait};
 use xtask::cluster;
 
@@ -224,7 +225,7 @@ fn a_soft_threshold_gives_time_first_to_the_node_and_then_to_the_pod() -> Result
     let told =
         items(&told).find(|event| event["reason"] == "EvictionThresholdMet").context("no such event")?;
     ensure!(told["message"] == "Attempting to reclaim memory", "{told}");
-    let counted = cluster.metrics_of("node-1")?;
+    let counted = agent_metrics(&cluster, "node-1")?;
     ensure!(counted.contains("kubelet_evictions{eviction_signal=\"memory.available\"} 1"), "{counted}");
 
     pressure(&cluster, "MemoryPressure", taint, false)?;

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, PATIENCE, condition, items, readiness};
 use weir_tests::connection::Connection;
+use weir_tests::scrape::agent_metrics;
 use weir_tests::{images, require, wait};
 use xtask::cluster::{self, Namespace, Store};
 
@@ -280,7 +281,7 @@ fn another_version_of_the_agent_takes_over_what_runs_and_so_does_the_old_one_aga
         ensure!(cluster.weir(&["get", "nodes"])?.contains(&format!("v{version}")));
         let build = format!("kubernetes_build_info{{git_version=\"v{version}\"");
         wait::until("metrics of this version", PATIENCE, || {
-            let metrics = cluster.metrics_of("node-1")?;
+            let metrics = agent_metrics(&cluster, "node-1")?;
             ensure!(metrics.contains(&build), "{name}: {metrics}");
             Ok(())
         })?;
