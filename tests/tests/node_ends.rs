@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "counts and times are what these tests are read for")]
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -68,6 +69,14 @@ fn passing(name: &str, node: &str, seconds: u8) -> String {
     )
 }
 
+/// A pod of the service on each node, of which the API sees mirrors.
+fn of_file() -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: fixed, labels: {{ app: web }} }}\nspec: {}\n",
+        spec("")
+    )
+}
+
 fn events(cluster: &Cluster, reason: &str) -> Result<Vec<String>> {
     let events = cluster.get(&["events"])?;
     Ok(items(&events)
@@ -88,12 +97,18 @@ fn pods_that_their_node_ends_lose_no_request_and_wait_only_so_long_without_a_con
     }
     let mut layout = Layout::for_test(&format!("weir-nodeends-{}", std::process::id()), 2, Store::Embedded)?;
     let limit = format!("--end-acknowledgement-timeout={}s", LIMIT.as_secs());
-    layout.agent_flags.extend(["--shutdown-grace-period=30s".to_owned(), limit]);
+    let manifests = layout.directory.join("manifests");
+    let of_files = format!("--pod-manifest-path={}", manifests.display());
+    layout.agent_flags.extend(["--shutdown-grace-period=30s".to_owned(), limit, of_files]);
     let cluster = Cluster { layout };
     cluster::up(&cluster.layout)?;
+    fs::create_dir_all(&manifests)?;
+    fs::write(manifests.join("fixed.yaml"), of_file())?;
     cluster.apply(&web())?;
     cluster.wait_for_rollout("web")?;
     cluster.weir(&["wait", "--for=condition=Ready", "pod/asker", "--timeout=60s"])?;
+    let fixed = "fixed-node-1".to_owned();
+    cluster.wait_for(&["pod", &fixed], |pod| pod["status"]["containerStatuses"][0]["ready"] == true)?;
     let cluster_ip =
         cluster.get(&["service", "web"])?["spec"]["clusterIP"].as_str().context("none")?.to_owned();
     let rate = Rate { per_second: 120, at_least: 500 };
@@ -123,6 +138,7 @@ fn pods_that_their_node_ends_lose_no_request_and_wait_only_so_long_without_a_con
         .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
         .collect();
     ensure!(!on_node.is_empty(), "node-1 has no pod of the service");
+    let on_node: Vec<String> = on_node.into_iter().chain([fixed]).collect();
     let agent = cluster.agent_of("node-1")?;
     let began = Instant::now();
     kill(agent, Signal::SIGPWR)?;
