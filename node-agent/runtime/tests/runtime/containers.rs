@@ -5,11 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use weir_runtime::cgroup::QosClass;
 use weir_runtime::logs::{Cancel, LogOptions};
-use weir_runtime::{Config, ContainerState, Error, ExitReason, HugePages, Mount, Runtime};
+use weir_runtime::{Config, ContainerState, Error, ExitReason, HugePages, Mount, Runtime, SandboxSpec};
 use weir_tests::require;
 
-use crate::fixture::{Node, traces, wait_until};
+use crate::fixture::{Compression, IMAGE, Layer, Layout, Node, traces, wait_until};
 
 #[test]
 fn a_container_runs_logs_exits_and_is_removed() {
@@ -316,6 +317,66 @@ fn huge_pages_are_limited_where_the_node_can_and_refused_where_it_cannot() {
             .or_else(|| hugetlb(&container, "hugetlb.2MB.limit_in_bytes"));
         assert_eq!(found.as_deref().map(str::trim), Some(limit), "{}", spec.key.name);
     }
+}
+
+#[test]
+fn each_class_of_pods_has_its_place_and_its_score() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    let read = |path: &str| fs::read_to_string(path).expect("a file of the kernel's");
+    let own: i32 = read("/proc/self/oom_score_adj").trim().parse().expect("a score");
+    let status = read("/proc/self/status");
+    let powers = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("its capabilities");
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let may_lower = u64::from_str_radix(powers, 16).expect("a number") & CAP_SYS_RESOURCE != 0;
+    for (uid, qos, place, score) in [
+        ("g", QosClass::Guaranteed, "podg", -997),
+        ("b", QosClass::Burstable, "burstable/podb", 999),
+        ("e", QosClass::BestEffort, "besteffort/pode", 1000),
+    ] {
+        let sandbox = node.runtime().create_sandbox(&SandboxSpec { qos, ..node.sandbox_spec(uid) });
+        let sandbox = sandbox.expect("a sandbox");
+        assert_eq!(sandbox.cgroup, format!("{}/{place}", node.cgroup));
+        assert!(sandbox.cgroup2.expect("a cgroup2 hierarchy").is_dir());
+        let (_, seen) = node.finish(&node.container(uid, "main", "cat /proc/self/oom_score_adj"));
+        let expected = if may_lower { score } else { score.max(own) };
+        assert_eq!(seen, format!("{expected}\n"), "{qos:?}");
+    }
+}
+
+#[test]
+fn what_a_layer_deletes_or_replaces_is_so_in_the_container() {
+    if !require::root() {
+        return;
+    }
+    let node = Node::new();
+    let lower = Layer::busybox()
+        .directory("some/")
+        .file("some/kept", b"")
+        .file("some/gone", b"")
+        .directory("all/")
+        .file("all/old", b"")
+        .directory("turned/")
+        .file("turned/inner", b"")
+        .file("gone", b"");
+    let upper = Layer::new()
+        .file("some/.wh.gone", b"")
+        .file("all/.wh..wh..opq", b"")
+        .file("all/new", b"")
+        .file("turned", b"a file\n")
+        .file(".wh.gone", b"");
+    let layout = Layout(node.directory.path().join("layout"));
+    let config = serde_json::json!({ "Env": ["PATH=/bin"] });
+    let image = layout.image(config, &[lower.bytes(), upper.bytes()], Compression::Gzip);
+    layout.index(&[(IMAGE, image)]);
+    node.sandbox("pod-a");
+    let script = "echo some: $(ls some); echo all: $(ls all); cat turned; test -e gone || echo no more; \
+                  echo again > gone; cat gone";
+    let mut spec = node.container("pod-a", "main", script);
+    spec.working_dir = Some("/".into());
+    assert_eq!(node.finish(&spec).1, "some: kept\nall: new\na file\nno more\nagain\n");
 }
 
 #[test]

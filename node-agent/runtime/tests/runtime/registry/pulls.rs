@@ -1,11 +1,13 @@
 //! What a good registry gives is what runs.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
 use weir_runtime::images::{Keyring, Progress, RegistrySettings, Stage};
-use weir_runtime::{ContainerKey, ContainerSpec, PullPolicy, Runtime};
+use weir_runtime::{ContainerKey, ContainerSpec, ImageStore, PullPolicy, Runtime};
 use weir_tests::registry::{PASSWORD, Registry, USER, available};
 
 use super::server::{Answer, Server, good};
@@ -164,4 +166,81 @@ fn pods_that_want_one_image_fetch_it_once() {
     // The manifest, the config, four layers.
     assert_eq!(server.requests().len(), 6);
     assert_eq!((place.unpacked(), place.partial()), (4, 0));
+}
+
+#[test]
+fn layers_come_several_at_a_time_and_no_more_than_that() {
+    if !weir_tests::require::root() {
+        return;
+    }
+    let place = Place::new();
+    image(place.path("layout"), 6, 50_000);
+    let (layout, most) = (place.path("layout"), Arc::new(AtomicUsize::new(0)));
+    let (pair, now, seen) = (Barrier::new(2), AtomicUsize::new(0), Arc::clone(&most));
+    let server = Server::start(move |request| {
+        let answer = good(&layout, request);
+        if request.is_blob() && answer.body.len() > 10_000 {
+            seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // None is answered before another has been asked for, and time for a third.
+            pair.wait();
+            thread::sleep(Duration::from_millis(100));
+            now.fetch_sub(1, Ordering::SeqCst);
+        }
+        answer
+    });
+    place.allow_plain_http(&server);
+    let patience = Duration::from_secs(20);
+    let settings = RegistrySettings { parallel_layers: 2, patience, attempts: 1, ..place.settings() };
+    let store = ImageStore::open(place.path("images"), vec![]).expect("a store").with_registries(settings);
+    pull(&store, &server.image(), &Keyring::default()).expect("the image");
+    assert_eq!((place.unpacked(), most.load(Ordering::SeqCst)), (6, 2));
+}
+
+#[test]
+fn images_in_dockers_own_terms_are_pulled() {
+    if !weir_tests::require::root() {
+        return;
+    }
+    let place = Place::new();
+    let layout = Layout::new(place.path("layout"));
+    // As Docker's second schema has it: the same documents under other names.
+    let rename = |descriptor: &serde_json::Value, kind: &str| {
+        let mut descriptor = descriptor.clone();
+        descriptor["mediaType"] = format!("application/vnd.docker.{kind}").into();
+        descriptor
+    };
+    let put = |document: &serde_json::Value, kind: &str| {
+        let document = rename(document, kind);
+        rename(&layout.blob("", document.to_string().as_bytes()), kind)
+    };
+    let layers = [Layer::new().file("one", b"1").bytes(), Layer::new().file("two", b"2").bytes()];
+    let oci = layout.image(serde_json::json!({ "User": "web" }), &layers, Compression::Gzip);
+    let path = oci["digest"].as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
+    let manifest = fs::read(layout.0.join("blobs/sha256").join(path)).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    manifest["config"] = rename(&manifest["config"], "container.image.v1+json");
+    let parts = manifest["layers"].as_array().expect("layers").iter();
+    manifest["layers"] = parts.map(|part| rename(part, "image.rootfs.diff.tar.gzip")).collect();
+    let mut own = put(&manifest, "distribution.manifest.v2+json");
+    own["platform"] = serde_json::json!({ "os": "linux", "architecture": "amd64" });
+    let list = serde_json::json!({ "schemaVersion": 2, "manifests": [own] });
+    let list = put(&list, "distribution.manifest.list.v2+json");
+    for (descriptor, pulled) in [(&own, "alone"), (&list, "in a list")] {
+        layout.index(&[("weir.test/image:v1", descriptor.clone())]);
+        let directory = layout.0.clone();
+        let server = Server::start(move |request| {
+            let mut answer = good(&directory, request);
+            let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            for (name, value) in &mut answer.headers {
+                if let ("content-type", Some(kind)) = (*name, document["mediaType"].as_str()) {
+                    *value = kind.to_owned();
+                }
+            }
+            answer
+        });
+        place.allow_plain_http(&server);
+        let image = pull(&place.store(), &server.image(), &Keyring::default()).expect(pulled).image;
+        assert_eq!(image.digest, own["digest"].as_str().expect("a digest"), "{pulled}");
+        assert_eq!((image.layers.len(), image.config.user.as_deref()), (2, Some("web")), "{pulled}");
+    }
 }
