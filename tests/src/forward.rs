@@ -1,10 +1,10 @@
-//! A `weir port-forward` that runs, and requests that go by it.
+//! A `port-forward` that runs, weir's or kubectl's, and requests that go by it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use xtask::cluster;
 
 use crate::cluster::{Cluster, PATIENCE};
@@ -22,9 +22,13 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// To a pod, or to what has pods (`svc/shop`); `port` as on the command line.
+    /// By `weir` to a pod, or to what has pods (`svc/shop`); `port` as on the command line.
     pub fn start(cluster: &Cluster, target: &str, port: &str) -> Result<Self> {
-        let mut command = cluster::weir(&cluster.layout, &["port-forward", target, port]);
+        Self::by(&mut cluster::weir(&cluster.layout, &["port-forward", target, port]))
+    }
+
+    /// By this command line.
+    pub fn by(command: &mut Command) -> Result<Self> {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut forward = Self { child: command.spawn()?, said: None, address: String::new(), remote: 0 };
         let mut stdout = BufReader::new(forward.child.stdout.take().context("no stdout")?);
@@ -50,6 +54,23 @@ impl Forward {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
+    }
+
+    /// Sends and receives at once, much more than all buffers on the way hold, to a server that sends all back.
+    pub fn there_and_back(&self, length: usize) -> Result<()> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut sending = stream.try_clone()?;
+        let sent = std::thread::spawn(move || {
+            sending.write_all(&vec![7; length])?;
+            sending.shutdown(Shutdown::Write)
+        });
+        let mut received = Vec::new();
+        let outcome = stream.read_to_end(&mut received);
+        outcome.with_context(|| format!("after {} bytes", received.len()))?;
+        sent.join().map_err(|_| anyhow!("a panic"))??;
+        ensure!(received == vec![7; length], "{} of {length} bytes, or others", received.len());
+        Ok(())
     }
 
     /// Waits for what it says of a connection that went wrong.

@@ -15,7 +15,8 @@ use xtask::cluster::{self, Store};
 
 /// A pod with a shell: the demo's image, and the node's busybox under the names of a few of its programs.
 fn with_shell(name: &str, more: &str) -> String {
-    let programs = ["sh", "cat", "sleep", "tar", "test", "tty", "stty", "id", "head", "wc", "sha256sum"];
+    let programs =
+        ["sh", "cat", "sleep", "tar", "test", "tty", "stty", "id", "head", "wc", "sha256sum", "nc"];
     let mounts: Vec<String> = programs
         .iter()
         .map(|program| format!("{{ name: busybox, mountPath: /bin/{program}, readOnly: true }}"))
@@ -307,6 +308,9 @@ fn files_are_copied_in_and_out() -> Result<()> {
     Ok(())
 }
 
+/// Connections, one after the other.
+const MANY: usize = 300;
+
 #[test]
 fn ports_are_forwarded_into_pods() -> Result<()> {
     if !require::cluster() {
@@ -319,22 +323,35 @@ fn ports_are_forwarded_into_pods() -> Result<()> {
          ports: [{ port: 80, targetPort: http }]\n",
     )?;
     ready(&cluster, "shell")?;
-    for (target, port) in [("shell", ":8080"), ("svc/shell", ":80")] {
-        let forward = Forward::start(&cluster, target, port)?;
-        ensure!(forward.remote == 8080, "{forward:?}");
-        std::thread::scope(|scope| -> Result<()> {
-            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| forward.request())).collect();
-            for asked in asking {
-                let answer = asked.join().map_err(|_| anyhow::anyhow!("a panic"))??;
-                ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let weir = |arguments: &[&str]| cluster::weir(&cluster.layout, arguments);
+    let kubectl = |arguments: &[&str]| kubectl(&cluster, arguments);
+    let tools: [Tool<'_>; 2] = [&weir, &kubectl];
+    let _server =
+        Running::start(&mut weir(&["exec", "shell", "--", "nc", "-ll", "-p", "9001", "-e", "cat"]))?;
+    for tool in tools {
+        let forward = Forward::by(&mut tool(&["port-forward", "shell", ":9001"]))?;
+        wait::until("all that was sent comes back", PATIENCE, || forward.there_and_back(32 * 1024 * 1024))?;
+        for (target, port) in [("shell", ":8080"), ("svc/shell", ":80")] {
+            let forward = Forward::by(&mut tool(&["port-forward", target, port]))?;
+            ensure!(forward.remote == 8080, "{forward:?}");
+            std::thread::scope(|scope| -> Result<()> {
+                let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| forward.request())).collect();
+                for asked in asking {
+                    let answer = asked.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+                    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                }
+                Ok(())
+            })?;
+            // More than may be open at a time: each is over when it is over.
+            for _ in 0..MANY {
+                forward.request()?;
             }
-            Ok(())
-        })?;
+        }
+        let forward = Forward::by(&mut tool(&["port-forward", "shell", ":9"]))?;
+        ensure!(forward.request().unwrap_or_default().is_empty());
+        let refused = forward.complaint()?;
+        ensure!(refused.contains("refused"), "{refused}");
     }
-    let forward = Forward::start(&cluster, "shell", ":9")?;
-    ensure!(forward.request().unwrap_or_default().is_empty());
-    let refused = forward.complaint()?;
-    ensure!(refused.contains("refused"), "{refused}");
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -126,6 +128,8 @@ async fn carry(
         Err(error) => return end(&outputs, connection, error.to_string()).await,
     };
     let (mut reader, mut writer) = stream.into_split();
+    // It is over when both have ended, or when the client gives it up.
+    let (client_ended, server_ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let up = async {
         let mut writable = true;
         loop {
@@ -134,6 +138,10 @@ async fn carry(
                 Some(Some(data)) => writable = writable && writer.write_all(&data).await.is_ok(),
                 Some(None) => {
                     let _ = writer.shutdown().await;
+                    client_ended.store(true, Relaxed);
+                    if server_ended.load(Relaxed) {
+                        return;
+                    }
                 }
                 // The client has given the connection up.
                 None => return,
@@ -158,8 +166,13 @@ async fn carry(
     tokio::pin!(up, down);
     tokio::select! {
         () = &mut up => {}
-        // A server that has ended may still read what comes: until the client ends too.
-        () = &mut down => up.await,
+        // A server that has ended may still read what comes.
+        () = &mut down => {
+            server_ended.store(true, Relaxed);
+            if !client_ended.load(Relaxed) {
+                up.await;
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Kubernetes' REST on the registry: paths, queries and bodies in, JSON out. No decisions are made here.
 //!
-//! Served: discovery, the verbs of every kind, watches as lines of JSON, tables, subresources, logs, exec and attach over
-//! websockets, `metrics.k8s.io`. Bodies may be JSON or YAML, answers are JSON. Left out: Kubernetes' protobuf, server-side
-//! apply, aggregated discovery (clients fall back to the plain one), port-forward (SPDY), and schemas (the OpenAPI document
+//! Served: discovery, the verbs of every kind, watches as lines of JSON, tables, subresources, logs, exec, attach and
+//! port-forward over websockets, `metrics.k8s.io`. Bodies may be JSON or YAML, answers are JSON. Left out: Kubernetes' protobuf, server-side
+//! apply, aggregated discovery (clients fall back to the plain one), SPDY outside of websockets, and schemas (the OpenAPI document
 //! names operations and parameters only).
 
 pub(crate) mod answer;
@@ -14,9 +14,11 @@ mod objects;
 mod openapi;
 mod path;
 mod pod_logs;
+mod port_forward;
 mod query;
 mod resource_metrics;
 mod sessions;
+mod spdy;
 mod watches;
 
 use std::convert::Infallible;
@@ -121,9 +123,9 @@ async fn dispatch(rest: &Rest, request: Request) -> Result<Response, ApiError> {
         ("GET" | "POST", true) if matches!(call.resource.subresource.as_str(), "exec" | "attach") => {
             sessions::open(&call, request).await
         }
-        ("GET" | "POST", true) if call.resource.subresource == "portforward" => Err(ApiError::bad_request(
-            "port-forward is not served to kubectl, whose protocol for it is SPDY; use weir port-forward",
-        )),
+        ("GET" | "POST", true) if call.resource.subresource == "portforward" => {
+            port_forward::open(&call, request).await
+        }
         ("GET", true) if !call.query.watch => objects::get(&call, request.headers()).await,
         ("GET", _) if call.query.watch => watches::watch(&call, request.headers()).await,
         ("GET", _) => lists::list(&call, request.headers()).await,
